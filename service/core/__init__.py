@@ -1,0 +1,1 @@
+"""Values that every package may import: requests, sampling parameters, plans, results, messages."""

@@ -1,0 +1,105 @@
+"""What the API process and an engine worker say to each other; msgpack over ZeroMQ.
+
+Commands go down one PUSH/PULL pair, reports come up another, each in order. A step is one report.
+"""
+
+import msgspec
+
+from service.core.request import FinishReason, ThinkingBudget
+from service.core.sampling import SamplingParams
+
+
+class Submit(msgspec.Struct, frozen=True, kw_only=True, tag="submit"):
+    """Run a request. `sequence_id` is the API process's name for it, unique in its lifetime."""
+
+    sequence_id: int
+    prompt: list[int]
+    sampling: SamplingParams
+    max_tokens: int | None
+    tenant: str
+    session: str | None
+    thinking: ThinkingBudget | None
+
+
+class Abort(msgspec.Struct, frozen=True, kw_only=True, tag="abort"):
+    """Forget a sequence, whatever stage it is in; unknown ids are ignored."""
+
+    sequence_id: int
+
+
+class Shutdown(msgspec.Struct, frozen=True, kw_only=True, tag="shutdown"):
+    """End the worker now."""
+
+
+Command = Submit | Abort | Shutdown
+
+
+class SequenceOutput(msgspec.Struct, frozen=True, array_like=True):
+    """What one step gave one sequence."""
+
+    sequence_id: int
+    token_ids: list[int]
+    """New tokens; the end-of-generation token is not among them."""
+    finish_reason: FinishReason | None
+    num_cached_tokens: int
+    """Prompt tokens that were not computed, because the cache had them."""
+
+
+class ClassStats(msgspec.Struct, frozen=True, array_like=True):
+    """One size class of slots after a step."""
+
+    num_running: int
+    """Slots that hold a running sequence."""
+    num_cached: int
+    """Idle slots that still hold a finished sequence's tokens."""
+    num_running_tokens: int
+    num_cached_tokens: int
+
+
+class StepStats(msgspec.Struct, frozen=True, array_like=True):
+    """The worker's state after a step; counters count from the worker's start."""
+
+    num_decode_tokens: int
+    """Rows of this step that continue a running sequence by one token."""
+    num_prefill_tokens: int
+    """Rows of this step that compute prompt tokens."""
+    num_passes: int
+    """Forward passes (micro-batches) that the step took, as planned."""
+    decode_seconds: float
+    """Time inside llama.cpp."""
+    step_seconds: float
+    """The whole step, drain to apply."""
+    num_waiting: int
+    num_running: int
+    num_preemptions: int
+    classes: list[ClassStats]
+    num_parked: int
+    snapshot_bytes: int
+
+
+class Ready(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
+    """The worker has loaded its model, opened its contexts and computed a first batch."""
+
+    model_bytes: int
+    kv_bytes: int
+    compute_bytes: int
+    extra_buffers: bool
+    """Whether repacked weight copies (AMX and the like) are in use."""
+    load_seconds: float
+
+
+class StepReport(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
+    """All that a step (or a drained command) changed."""
+
+    outputs: list[SequenceOutput]
+    stats: StepStats
+
+
+class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
+    """The worker's last words: it could not start or go on."""
+
+    message: str
+    code: str
+
+
+Report = Ready | StepReport | Failed

@@ -1,0 +1,38 @@
+"""A request as everything behind the API sees it. Past this type nothing can be invalid."""
+
+from typing import Literal
+
+import msgspec
+
+from service.core.sampling import SamplingParams
+
+FinishReason = Literal["stop", "length", "abort", "error"]
+"""`abort`: the client left, or a stop string was found by the API process; never sent to a client."""
+
+
+class ThinkingBudget(msgspec.Struct, frozen=True, kw_only=True):
+    """Ends a thought that grows too long: the block is closed for the model and it goes on to answer."""
+
+    max_tokens: int
+    """Tokens that the thought may have, counted from the first generated token."""
+    end_token: int
+    """The token that closes a thought; once the model wrote it the budget no longer matters."""
+    closing_tokens: tuple[int, ...]
+    """What is appended when the budget is spent; contains `end_token`."""
+
+
+class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Continue `prompt` until an end-of-generation token, `max_tokens` or the end of the context."""
+
+    request_id: str
+    prompt: list[int]
+    """Token ids, at least one, at most the largest slot's length minus one."""
+    sampling: SamplingParams
+    max_tokens: int | None = None
+    """Tokens to generate at most; None is to the end of the context."""
+    stop: tuple[str, ...] = ()
+    """Stop strings; matched in the API process, where text exists."""
+    tenant: str = ""
+    """Cached tokens are shared within a tenant only."""
+    session: str | None = None
+    thinking: ThinkingBudget | None = None

@@ -1,0 +1,117 @@
+"""Every exception the service raises on purpose.
+
+    SmolserveError
+    ├── SettingsError                 a setting is unknown or invalid; stops the start
+    ├── ModelFileError                a model file is missing, truncated, corrupt or of the wrong kind
+    │   └── DownloadError             a model could not be fetched, or its checksum is wrong
+    ├── RequestError                  the client's mistake, or a limit it ran into
+    │   ├── InvalidRequest            a field has a wrong type or value, or is not supported
+    │   │   └── ContextLengthExceeded the prompt does not fit the largest slot
+    │   ├── AuthenticationError       no API key, or a wrong one
+    │   ├── ModelNotFound             the request names a model that is not served here
+    │   └── QueueFull                 the bounded queue is full; retry later
+    └── EngineError                   our side failed
+        ├── EngineUnavailable         no worker is ready: loading, restarting or draining
+        ├── WorkerDied                the worker that ran the request is gone
+        └── LlamaError                llama.cpp refused; carries its return code
+
+`code` is stable: it is what the HTTP body, the log and the metric label carry.
+"""
+
+
+class SmolserveError(Exception):
+    """Base of all; `code` names the kind of failure."""
+
+    code = "internal_error"
+
+
+class SettingsError(SmolserveError):
+    """A setting is unknown or invalid."""
+
+    code = "invalid_settings"
+
+
+class ModelFileError(SmolserveError):
+    """A model file cannot be used; the message says which, why and what to do."""
+
+    code = "invalid_model_file"
+
+
+class DownloadError(ModelFileError):
+    """A model could not be fetched or failed its checksum; nothing half-written is left."""
+
+    code = "download_failed"
+
+
+class RequestError(SmolserveError):
+    """Something the client can correct. `param` is the path of the offending field, if one is."""
+
+    code = "invalid_request"
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+
+class InvalidRequest(RequestError):  # noqa: N818 - named as the API names it
+    """A field has a wrong type or value, or is not supported."""
+
+    code = "invalid_value"
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message, param=param)
+        if code is not None:
+            self.code = code
+
+
+class ContextLengthExceeded(InvalidRequest):
+    """The prompt does not fit the largest slot."""
+
+    code = "context_length_exceeded"
+
+
+class AuthenticationError(RequestError):
+    """No API key, or a wrong one."""
+
+    code = "invalid_api_key"
+
+
+class ModelNotFound(RequestError):  # noqa: N818 - OpenAI's code is model_not_found
+    """The request names a model that is not served here."""
+
+    code = "model_not_found"
+
+
+class QueueFull(RequestError):  # noqa: N818 - a condition, not a fault
+    """The bounded queue is full; `retry_after_seconds` is an honest guess."""
+
+    code = "queue_full"
+
+    def __init__(self, message: str, *, retry_after_seconds: int) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class EngineError(SmolserveError):
+    """Our side failed; the request may be sent again."""
+
+    code = "engine_error"
+
+
+class EngineUnavailable(EngineError):  # noqa: N818 - a condition, not a fault
+    """No worker is ready: loading, restarting or draining."""
+
+    code = "engine_unavailable"
+
+
+class WorkerDied(EngineError):  # noqa: N818 - a condition, not a fault
+    """The worker that ran the request is gone."""
+
+    code = "worker_died"
+
+
+class LlamaError(EngineError):
+    """llama.cpp refused an operation."""
+
+    code = "llama_error"
