@@ -1,0 +1,153 @@
+"""A context: one size class of slots over a model, each with KV cells of its own."""
+
+import ctypes
+from dataclasses import dataclass
+from typing import Literal
+
+import llama_cpp
+import numpy as np
+import numpy.typing as npt
+
+from service.errors import LlamaError
+from service.llama.batch import Batch
+from service.llama.library import measure_memory
+from service.llama.model import LlamaModel
+from service.llama.snapshot import Bytes, Snapshot, canonical, state_size, write_state
+
+KvType = Literal["f16", "q8_0", "q4_0", "f32", "bf16"]
+FlashAttention = Literal["auto", "on", "off"]
+
+_KV_TYPES: dict[KvType, int] = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 8, "bf16": 30}
+_FLASH_ATTENTION: dict[FlashAttention, int] = {"auto": -1, "off": 0, "on": 1}
+
+CELL_ALIGNMENT = 256
+"""llama.cpp rounds a stream's cells up to this."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContextShape:
+    """What a context is opened with. Every slot has `slot_len` cells reserved."""
+
+    num_slots: int
+    slot_len: int
+    batch_len: int
+    """Most tokens that one `decode` takes."""
+    threads: int
+    kv_type: KvType = "f16"
+    flash_attention: FlashAttention = "auto"
+    rope_scaling: float = 1.0
+    """YaRN factor; above 1 it stretches the trained context."""
+
+
+class LlamaContext:
+    """Owns a `llama_context`. A slot is a llama sequence id with a stream of cells of its own."""
+
+    def __init__(self, model: LlamaModel, shape: ContextShape) -> None:
+        """Reserve the cells; takes about 0.1 s per thousand tokens times slots.
+
+        Raises LlamaError if the memory cannot be had.
+        """
+        with measure_memory() as self.memory:
+            handle = llama_cpp.llama_init_from_model(model.handle, _parameters(model, shape))
+        if not handle:
+            raise LlamaError(
+                f"no context of {shape.num_slots} slots of {shape.slot_len} tokens: "
+                "too little memory; give ENGINE__CONTEXTS fewer or shorter slots"
+            )
+        self._handle = handle
+        self._kv = llama_cpp.llama_get_memory(handle)
+        self._num_vocab = model.num_vocab
+        self._magic: int | None = None
+        self._restore_buffer: Bytes = np.empty(0, np.uint8)
+        self.num_slots = shape.num_slots
+        self.slot_len = llama_cpp.llama_n_ctx_seq(handle)
+        self.batch = Batch(shape.batch_len)
+
+    def close(self) -> None:
+        llama_cpp.llama_free(self._handle)
+
+    def decode(self, num_rows: int) -> None:
+        """Compute the first `num_rows` rows of `batch`. Releases the GIL.
+
+        Raises LlamaError on any failure; the cells of the rows' slots are then undefined.
+        """
+        self.batch.struct.n_tokens = num_rows
+        code = llama_cpp.llama_decode(self._handle, self.batch.struct)
+        if code != 0:
+            raise LlamaError(f"llama_decode of {num_rows} rows returned {code}: {_meaning(code)}")
+
+    def logits(self, num_outputs: int) -> npt.NDArray[np.float32]:
+        """Logits of the last decode, (num_outputs, vocabulary), in the order of the output rows.
+
+        A view of llama.cpp's buffer: valid until the next decode, and writable.
+        """
+        pointer = llama_cpp.llama_get_logits(self._handle)
+        return np.ctypeslib.as_array(pointer, shape=(num_outputs, self._num_vocab))
+
+    def truncate(self, slot: int, num_tokens: int) -> None:
+        """Forget all of a slot but its first `num_tokens` tokens."""
+        if not llama_cpp.llama_memory_seq_rm(self._kv, slot, num_tokens, -1):
+            raise LlamaError(f"slot {slot} cannot be truncated to {num_tokens} tokens")
+
+    def num_computed(self, slot: int) -> int:
+        """How many tokens a slot holds, as llama.cpp sees it."""
+        return llama_cpp.llama_memory_seq_pos_max(self._kv, slot) + 1
+
+    def save(self, slot: int) -> Snapshot:
+        """A copy of a slot's state, in canonical form."""
+        size = llama_cpp.llama_state_seq_get_size(self._handle, slot)
+        state = np.empty(size, np.uint8)
+        written = llama_cpp.llama_state_seq_get_data(self._handle, _pointer(state), size, slot)
+        if written != size:
+            raise LlamaError(f"slot {slot} cannot be saved: {written} of {size} bytes written")
+        self._magic = int.from_bytes(state[:4].tobytes(), "little")
+        return canonical(state, slot=slot)
+
+    def restore(self, slot: int, snapshot: Snapshot) -> None:
+        """Make a slot's state that of `snapshot`, which any context of this model may have saved."""
+        self.truncate(slot, 0)
+        if snapshot.num_tokens == 0:
+            return
+        size = state_size(snapshot, num_streams=self.num_slots)
+        if self._restore_buffer.nbytes < size:
+            self._restore_buffer = np.empty(size, np.uint8)
+        buffer = self._restore_buffer
+        write_state(snapshot, magic=self._state_magic(), num_streams=self.num_slots, out=buffer)
+        if not llama_cpp.llama_state_seq_set_data(self._handle, _pointer(buffer), size, slot):
+            raise LlamaError(f"a snapshot of {snapshot.num_tokens} tokens does not fit slot {slot}")
+
+    def _state_magic(self) -> int:
+        if self._magic is None:
+            self.save(0)
+        assert self._magic is not None
+        return self._magic
+
+
+def _parameters(model: LlamaModel, shape: ContextShape) -> llama_cpp.llama_context_params:
+    params = llama_cpp.llama_context_default_params()
+    slot_len = -(-shape.slot_len // CELL_ALIGNMENT) * CELL_ALIGNMENT
+    params.n_ctx = slot_len * shape.num_slots
+    params.n_seq_max = shape.num_slots
+    params.n_outputs_max = shape.num_slots
+    params.n_batch = params.n_ubatch = shape.batch_len
+    params.n_threads = params.n_threads_batch = shape.threads
+    params.type_k = params.type_v = _KV_TYPES[shape.kv_type]
+    params.flash_attn_type = _FLASH_ATTENTION[shape.flash_attention]
+    params.kv_unified = False
+    if shape.rope_scaling > 1:
+        params.rope_scaling_type = llama_cpp.LLAMA_ROPE_SCALING_TYPE_YARN
+        params.rope_freq_scale = 1 / shape.rope_scaling
+        params.yarn_orig_ctx = model.context_len
+    return params
+
+
+def _meaning(code: int) -> str:
+    if code == 1:
+        return "no free cells; a slot was filled beyond its length"
+    if code == -1:
+        return "the batch is not valid"
+    return "the backend failed"
+
+
+def _pointer(array: Bytes) -> "ctypes.Array[ctypes.c_uint8]":
+    return array.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))  # pyright: ignore[reportReturnType] - the stubs of llama_cpp call every pointer an array

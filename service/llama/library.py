@@ -1,0 +1,78 @@
+"""The loaded library: its log lines, its version, and what its loads say about memory."""
+
+import ctypes
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import llama_cpp
+
+logger = logging.getLogger("service.llama")
+
+_LEVELS = {2: logging.INFO, 3: logging.ERROR, 4: logging.DEBUG}
+"""ggml's levels; its `info` is our debug: loading a model says hundreds of lines."""
+
+_BUFFER_LINE = re.compile(r"(\S+) +(model|KV|compute|output) buffer size = +([\d.]+) MiB")
+
+
+@llama_cpp.llama_log_callback
+def _forward_log(level: int, text: bytes, _user_data: ctypes.c_void_p) -> None:
+    logger.log(_LEVELS.get(level, logging.DEBUG), text.decode("utf-8", "replace").rstrip("\n"))
+
+
+def initialise() -> None:
+    """Make the library ready and its log ours. May be called any number of times."""
+    logger.setLevel(logging.DEBUG)
+    llama_cpp.llama_log_set(_forward_log, ctypes.c_void_p(0))
+    llama_cpp.llama_backend_init()
+
+
+def describe_build() -> str:
+    """CPU features and version of the loaded library; snapshots are valid within one build only."""
+    features = llama_cpp.llama_print_system_info().decode()
+    return f"llama-cpp-python {llama_cpp.__version__} | {features}"
+
+
+@dataclass(slots=True, kw_only=True)
+class MemoryUse:
+    """Bytes that llama.cpp said it allocated, by purpose."""
+
+    model_bytes: int = 0
+    kv_bytes: int = 0
+    compute_bytes: int = 0
+    buffers: list[str] = field(default_factory=list[str])
+    """The names of the buffer types that hold weights, such as CPU_Mapped, AMX, CUDA0."""
+
+
+class _BufferLines(logging.Handler):
+    def __init__(self, use: MemoryUse) -> None:
+        super().__init__()
+        self.use = use
+
+    def emit(self, record: logging.LogRecord) -> None:
+        found = _BUFFER_LINE.search(record.getMessage())
+        if not found:
+            return
+        name, purpose, mebibytes = found.groups()
+        size = int(float(mebibytes) * 1024 * 1024)
+        if purpose == "model":
+            self.use.model_bytes += size
+            self.use.buffers.append(name)
+        elif purpose == "KV":
+            self.use.kv_bytes += size
+        else:
+            self.use.compute_bytes += size
+
+
+@contextmanager
+def measure_memory() -> Iterator[MemoryUse]:
+    """Collect what llama.cpp allocates inside the block; it says so in its log only."""
+    use = MemoryUse()
+    handler = _BufferLines(use)
+    logger.addHandler(handler)
+    try:
+        yield use
+    finally:
+        logger.removeHandler(handler)

@@ -1,0 +1,70 @@
+"""A model: weights on a backend, from which contexts are opened."""
+
+import ctypes
+from collections.abc import Callable
+from pathlib import Path
+
+import llama_cpp
+
+from service.errors import ModelFileError
+from service.llama.library import MemoryUse, initialise, measure_memory
+
+Progress = Callable[[float], None]
+
+
+class LlamaModel:
+    """Owns a `llama_model`; close it after every context opened from it."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        gpu_layers: int = 0,
+        extra_buffers: bool = True,
+        progress: Progress | None = None,
+    ) -> None:
+        """Load the weights of `path`.
+
+        `gpu_layers` < 0 is all. `extra_buffers` allows repacked copies of weights (AMX and the
+        like), which are faster and cost anonymous memory. `progress` gets 0.0 … 1.0.
+
+        Raises ModelFileError if llama.cpp cannot load the file.
+        """
+        initialise()
+        params = llama_cpp.llama_model_default_params()
+        params.n_gpu_layers = gpu_layers
+        params.use_extra_bufts = extra_buffers
+        callback = _progress_callback(progress)
+        params.progress_callback = callback
+        with measure_memory() as self.memory:
+            handle = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
+        if not handle:
+            raise ModelFileError(f"llama.cpp cannot load {path}; `smolserve gguf verify` says why")
+        self.handle = handle
+        self.path = path
+        self.num_vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(handle))
+        self.context_len = llama_cpp.llama_model_n_ctx_train(handle)
+
+    def close(self) -> None:
+        llama_cpp.llama_model_free(self.handle)
+
+    @property
+    def has_extra_buffers(self) -> bool:
+        """Whether some weights were repacked into buffers of their own."""
+        return any(_is_repacked(name) for name in self.memory.buffers)
+
+
+def _is_repacked(buffer: str) -> bool:
+    return buffer in {"AMX", "CPU_REPACK", "CPU_KLEIDIAI", "CPU_RISCV64_SPACEMIT"}
+
+
+def _progress_callback(progress: Progress | None) -> llama_cpp.llama_progress_callback:
+    def report(fraction: float, _user_data: ctypes.c_void_p) -> bool:
+        if progress is not None:
+            progress(fraction)
+        return True
+
+    return llama_cpp.llama_progress_callback(report)
+
+
+__all__ = ["LlamaModel", "MemoryUse", "Progress"]
