@@ -1,0 +1,278 @@
+"""Everything that can be set, read from SMOLSERVE_* variables; the only reader of the environment.
+
+A group's variables have its name and two underscores before theirs: SMOLSERVE_ENGINE__THREADS.
+Field descriptions are what `smolserve serve --help` shows.
+"""
+
+import difflib
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, Self, cast
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.errors import SettingsError
+
+PREFIX = "SMOLSERVE_"
+_SECRET_FIELDS = frozenset({"api_keys"})
+
+Auto = Literal["auto"]
+
+
+class SizeClass(NamedTuple):
+    """`num_slots` slots that hold `context_len` tokens each."""
+
+    num_slots: int
+    context_len: int
+
+    def __str__(self) -> str:
+        return f"{self.num_slots}x{self.context_len}"
+
+
+def _split_list(value: object) -> object:
+    if isinstance(value, str):
+        return tuple(item.strip() for item in value.split(",") if item.strip())
+    return value
+
+
+def _auto_if_zero(value: object) -> object:
+    return "auto" if value in (0, "0") else value
+
+
+def _parse_size_classes(value: object) -> object:
+    if not isinstance(value, str) or value == "auto":
+        return value
+    return tuple(_parse_size_class(item.strip()) for item in value.split(","))
+
+
+def _parse_size_class(text: str) -> SizeClass:
+    match = re.fullmatch(r"([1-9]\d{0,2})x([1-9]\d{0,7})", text)
+    if match is None:
+        raise ValueError(f"{text!r} is not SLOTSxTOKENS; write for example 8x2048,1x8192, or auto")
+    return SizeClass(int(match[1]), int(match[2]))
+
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+Count = Annotated[int, Field(ge=1)]
+AutoCount = Annotated[Count | Auto, BeforeValidator(_auto_if_zero)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Strings = Annotated[tuple[str, ...], BeforeValidator(_split_list)]
+Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(_split_list)]
+SizeClasses = Annotated[tuple[SizeClass, ...] | Auto, BeforeValidator(_parse_size_classes)]
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PoolSettings(_Group):
+    workers: AutoCount = Field(
+        default="auto", description="Engine processes; auto is one, or one per GPU"
+    )
+
+
+class EngineSettings(_Group):
+    contexts: SizeClasses = Field(
+        default="auto",
+        description="Size classes of slots, as SLOTSxTOKENS separated by commas: 8x2048,1x8192; "
+        "auto fits the model and the free memory",
+    )
+    threads: AutoCount = Field(
+        default="auto", description="CPU threads; auto is the physical cores"
+    )
+    gpu_layers: Annotated[int, Field(ge=0)] | Auto = Field(
+        default="auto",
+        description="Layers kept on the GPU; auto is all with the cuda backend, else none",
+    )
+    kv_type: Literal["f16", "bf16", "q8_0", "q4_0"] = Field(
+        default="f16", description="Number format of the KV cache"
+    )
+    flash_attention: Literal["auto", "on", "off"] = Field(
+        default="auto", description="Fused attention; auto leaves it to llama.cpp"
+    )
+
+
+class SchedulerSettings(_Group):
+    step_tokens: Count = Field(default=512, description="Tokens that one step may compute")
+    mixed_step_tokens: Count = Field(
+        default=64,
+        description="Prompt tokens that a step may compute while other requests generate",
+    )
+    max_queued: Annotated[int, Field(ge=0)] = Field(
+        default=1024, description="Requests that may wait; one more is answered 429"
+    )
+
+
+class DownloadSettings(_Group):
+    endpoint: str = Field(
+        default="https://huggingface.co",
+        pattern=r"^https?://[^\s/]+",
+        description="Address of the Hugging Face hub or a mirror of it",
+    )
+
+
+class Settings(BaseSettings):
+    """Frozen; valid once made. Options win over the environment, and that over the defaults."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        env_ignore_empty=True,
+        enable_decoding=False,
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+    )
+
+    model: str = Field(
+        default="smollm2-135m-instruct",
+        min_length=1,
+        description="A name of the catalogue, or a GGUF file",
+    )
+    models_dir: Path = Field(
+        default=Path("models"), description="Folder that model files are kept in"
+    )
+    host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on")
+    port: Port = Field(default=8000, description="Port to listen on")
+    api_keys: Secrets = Field(
+        default=(), description="Accepted API keys, separated by commas; none: open"
+    )
+    backend: Literal["cpu", "cuda"] = Field(
+        default="cpu", description="What llama.cpp is built for"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least severe log lines to write"
+    )
+    log_format: Literal["auto", "console", "json"] = Field(
+        default="auto", description="Form of log lines; auto is console on a terminal, else json"
+    )
+    drain_timeout_s: Seconds = Field(
+        default=30, description="Seconds that running streams may take to finish after SIGTERM"
+    )
+    max_body_bytes: Count = Field(
+        default=4 * 1024 * 1024, description="Largest request body; more is a 413"
+    )
+    cors_origins: Strings = Field(
+        default=(), description="Origins that browsers may call from, separated by commas; * is any"
+    )
+    keepalive_s: Seconds = Field(
+        default=5, description="Seconds of silence on a stream before a keep-alive comment"
+    )
+    pool: PoolSettings = PoolSettings()
+    engine: EngineSettings = EngineSettings()
+    scheduler: SchedulerSettings = SchedulerSettings()
+    download: DownloadSettings = DownloadSettings()
+
+    @classmethod
+    def load(cls, options: Mapping[str, str] | None = None) -> Self:
+        """Reads the environment; `options` by `Setting.name` win over it.
+
+        Raises SettingsError with a line for each unknown variable and each invalid value.
+        """
+        problems = [_describe_unknown(name) for name in _unknown_variables(os.environ)]  # noqa: TID251 - the one reader
+        try:
+            loaded = cls(**_nest(options or {}))
+        except ValidationError as error:
+            raise SettingsError("\n".join([*problems, *_describe_invalid(error)])) from None
+        if problems:
+            raise SettingsError("\n".join(problems))
+        return loaded
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """One thing that can be set, as its user sees it."""
+
+    path: tuple[str, ...]
+    field: FieldInfo
+
+    @property
+    def name(self) -> str:
+        """How code names it: engine.threads."""
+        return ".".join(self.path)
+
+    @property
+    def variable(self) -> str:
+        return PREFIX + "__".join(self.path).upper()
+
+    @property
+    def option(self) -> str:
+        return "--" + "-".join(self.path).replace("_", "-")
+
+    @property
+    def description(self) -> str:
+        return self.field.description or ""
+
+    @property
+    def default(self) -> str:
+        """The default as one would write it; empty for an empty list."""
+        return format_value(self.field.default)
+
+
+def list_settings(model: type[BaseModel] = Settings) -> list[Setting]:
+    """Every setting in the order they are written in."""
+    return list(_walk(model, ()))
+
+
+def format_value(value: object) -> str:
+    """A setting's value as one would write it in a variable."""
+    if isinstance(value, tuple) and not isinstance(value, SizeClass):
+        return ",".join(map(format_value, cast("tuple[object, ...]", value)))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _walk(model: type[BaseModel], path: tuple[str, ...]) -> Iterator[Setting]:
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _walk(field.annotation, (*path, name))
+        else:
+            yield Setting(path=(*path, name), field=field)
+
+
+def _nest(options: Mapping[str, str]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for name, value in options.items():
+        *groups, last = name.split(".")
+        target = nested
+        for group in groups:
+            target = target.setdefault(group, {})
+        target[last] = value
+    return nested
+
+
+def _unknown_variables(environment: Iterable[str]) -> list[str]:
+    known = {setting.variable for setting in list_settings()}
+    names = (name for name in environment if name.upper().startswith(PREFIX))
+    return sorted(name for name in names if name.upper() not in known)
+
+
+def _describe_unknown(name: str) -> str:
+    known = [setting.variable.removeprefix(PREFIX) for setting in list_settings()]
+    close = difflib.get_close_matches(name.upper().removeprefix(PREFIX), known, n=1)
+    hint = f"did you mean {PREFIX}{close[0]}?" if close else "see `smolserve serve --help`"
+    return f"{name} is not a setting; {hint}"
+
+
+def _describe_invalid(error: ValidationError) -> list[str]:
+    """A line for each setting, whatever number of complaints Pydantic has about it."""
+    by_path = {setting.path: setting for setting in list_settings()}
+    complaints: dict[str, list[str]] = {}
+    for item in error.errors(include_url=False):
+        setting = next((by_path[path] for path in _prefixes(item["loc"]) if path in by_path), None)
+        if setting is None:
+            continue  # an unknown variable inside a group, which is already reported
+        given = "" if setting.name in _SECRET_FIELDS else f" {item['input']!r}"
+        subject = f"{setting.variable} ({setting.option}): invalid value{given}"
+        message = item["msg"].removeprefix("Value error, ")
+        complaints.setdefault(subject, []).append(message[:1].lower() + message[1:])
+    return [f"{subject}: {', or '.join(messages)}" for subject, messages in complaints.items()]
+
+
+def _prefixes(location: tuple[int | str, ...]) -> Iterator[tuple[str, ...]]:
+    names = tuple(str(part) for part in location)
+    return (names[:length] for length in range(len(names), 0, -1))
