@@ -6,32 +6,25 @@ Field descriptions are what `smolserve serve --help` shows.
 
 import difflib
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self, cast
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service.engine.config import FlashAttention, KvType
 from service.errors import SettingsError
+from service.kvcache.size_class import SizeClass, parse_size_classes
+from service.scheduler.config import SchedulerConfig
 
 PREFIX = "SMOLSERVE_"
+_SCHEDULER = SchedulerConfig()
 _SECRET_FIELDS = frozenset({"api_keys"})
 
 Auto = Literal["auto"]
-
-
-class SizeClass(NamedTuple):
-    """`num_slots` slots that hold `context_len` tokens each."""
-
-    num_slots: int
-    context_len: int
-
-    def __str__(self) -> str:
-        return f"{self.num_slots}x{self.context_len}"
 
 
 def _split_list(value: object) -> object:
@@ -47,14 +40,10 @@ def _auto_if_zero(value: object) -> object:
 def _parse_size_classes(value: object) -> object:
     if not isinstance(value, str) or value == "auto":
         return value
-    return tuple(_parse_size_class(item.strip()) for item in value.split(","))
-
-
-def _parse_size_class(text: str) -> SizeClass:
-    match = re.fullmatch(r"([1-9]\d{0,2})x([1-9]\d{0,7})", text)
-    if match is None:
-        raise ValueError(f"{text!r} is not SLOTSxTOKENS; write for example 8x2048,1x8192, or auto")
-    return SizeClass(int(match[1]), int(match[2]))
+    try:
+        return parse_size_classes(value)
+    except SettingsError as error:
+        raise ValueError(str(error)) from None
 
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -89,16 +78,19 @@ class EngineSettings(_Group):
         default="auto",
         description="Layers kept on the GPU; auto is all with the cuda backend, else none",
     )
-    kv_type: Literal["f16", "bf16", "q8_0", "q4_0"] = Field(
-        default="f16", description="Number format of the KV cache"
+    kv_type: KvType = Field(default="f16", description="Number format of the KV cache")
+    host_cache_bytes: Annotated[int, Field(ge=0)] = Field(
+        default=1 << 30, description="Host memory of a worker for computed tokens of idle prompts"
     )
-    flash_attention: Literal["auto", "on", "off"] = Field(
+    flash_attention: FlashAttention = Field(
         default="auto", description="Fused attention; auto leaves it to llama.cpp"
     )
 
 
 class SchedulerSettings(_Group):
-    step_tokens: Count = Field(default=512, description="Tokens that one step may compute")
+    step_tokens: Count = Field(
+        default=_SCHEDULER.step_tokens, description="Tokens that one step may compute"
+    )
     mixed_step_tokens: Count = Field(
         default=64,
         description="Prompt tokens that a step may compute while other requests generate",

@@ -1,7 +1,8 @@
 import pytest
 
 from service.errors import SettingsError
-from service.settings import Settings, SizeClass, format_value, list_settings
+from service.kvcache.size_class import SizeClass
+from service.settings import Settings, format_value, list_settings
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +44,10 @@ def test_an_option_wins_over_the_variable_and_leaves_the_groups_other_variables(
 
 def test_size_classes_are_slots_times_tokens(monkeypatch):
     settings = load_with(monkeypatch, SMOLSERVE_ENGINE__CONTEXTS="8x2048, 1x8192")
-    assert settings.engine.contexts == (SizeClass(8, 2048), SizeClass(1, 8192))
+    assert settings.engine.contexts == (
+        SizeClass(slot_len=2048, num_slots=8),
+        SizeClass(slot_len=8192, num_slots=1),
+    )
     assert format_value(settings.engine.contexts) == "8x2048,1x8192"
 
 

@@ -1,0 +1,1 @@
+"""Prometheus instruments on an injected registry, and structured logs."""

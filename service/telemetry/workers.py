@@ -1,0 +1,115 @@
+"""What the workers last said of themselves, turned into samples when Prometheus asks."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import psutil
+from prometheus_client import Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from service.core.messages import ClassStats, Ready, StepStats
+
+SizeClass = tuple[int, int]
+"""(slots, tokens each slot holds)"""
+
+
+@dataclass(slots=True)
+class WorkerState:
+    """The last report of each kind; None after a worker was lost."""
+
+    process: psutil.Process | None = None
+    classes: Sequence[SizeClass] = field(default_factory=tuple)
+    ready: Ready | None = None
+    stats: StepStats | None = None
+
+
+class WorkersCollector(Collector):
+    """Keeps a reference per report, so that a step costs nothing here until someone looks."""
+
+    def __init__(self, api_process: psutil.Process) -> None:
+        self._api_process = api_process
+        self._workers: dict[int, WorkerState] = {}
+
+    def state(self, worker: int) -> WorkerState:
+        return self._workers.setdefault(worker, WorkerState())
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._collect_requests()
+        yield from self._collect_slots()
+        yield from self._collect_memory()
+
+    def _collect_requests(self) -> Iterator[Metric]:
+        up = _gauge("worker_up", "1 for a worker that is loaded and alive", "worker")
+        running = _gauge("requests_running", "Sequences that hold a slot", "worker")
+        waiting = _gauge("requests_waiting", "Sequences that wait for a slot", "worker")
+        snapshots = _gauge("snapshots", "Runs of computed tokens kept in host memory", "worker")
+        preemptions = CounterMetricFamily(
+            "smolserve_preemptions", "Sequences that had to give way", labels=["worker"]
+        )
+        for name, state in self._named_states():
+            stats = state.stats
+            up.add_metric([name], state.ready is not None)
+            running.add_metric([name], stats.num_running if stats else 0)
+            waiting.add_metric([name], stats.num_waiting if stats else 0)
+            snapshots.add_metric([name], stats.num_snapshots if stats else 0)
+            preemptions.add_metric([name], stats.num_preemptions if stats else 0)
+        yield from (up, running, waiting, snapshots, preemptions)
+
+    def _collect_slots(self) -> Iterator[Metric]:
+        slots = _gauge("slots", "Slots by size class and state", "worker", "class", "state")
+        used = _gauge("kv_tokens_used", "KV cells that hold tokens", "worker", "class", "state")
+        total = _gauge("kv_tokens_total", "KV cells there are", "worker", "class")
+        occupancy = _gauge("batch_occupancy_ratio", "Running sequences per slot", "worker")
+        for name, state in self._named_states():
+            for size, (num_slots, context_len), stats in _classes(state):
+                free = num_slots - stats.num_running - stats.num_cached
+                slots.add_metric([name, size, "running"], stats.num_running)
+                slots.add_metric([name, size, "cached"], stats.num_cached)
+                slots.add_metric([name, size, "free"], free)
+                used.add_metric([name, size, "running"], stats.num_running_tokens)
+                used.add_metric([name, size, "cached"], stats.num_cached_tokens)
+                total.add_metric([name, size], num_slots * context_len)
+            num_slots = sum(slots_of_class for slots_of_class, _ in state.classes)
+            if num_slots:
+                num_running = state.stats.num_running if state.stats else 0
+                occupancy.add_metric([name], num_running / num_slots)
+        yield from (slots, used, total, occupancy)
+
+    def _collect_memory(self) -> Iterator[Metric]:
+        memory = _gauge("memory_bytes", "Memory by what it is for", "worker", "kind")
+        resident = _gauge("process_resident_bytes", "Resident set of a process", "process")
+        resident.add_metric(["api"], _resident_bytes(self._api_process))
+        for name, state in self._named_states():
+            if state.ready is not None:
+                memory.add_metric([name, "weights"], state.ready.model_bytes)
+                memory.add_metric([name, "kv"], state.ready.kv_bytes)
+                memory.add_metric([name, "compute"], state.ready.compute_bytes)
+            if state.stats is not None:
+                memory.add_metric([name, "snapshots"], state.stats.snapshot_bytes)
+            if state.process is not None:
+                resident.add_metric([f"worker-{name}"], _resident_bytes(state.process))
+        yield from (memory, resident)
+
+    def _named_states(self) -> list[tuple[str, WorkerState]]:
+        return [(str(worker), state) for worker, state in sorted(self._workers.items())]
+
+
+def _gauge(name: str, documentation: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"smolserve_{name}", documentation, labels=labels)
+
+
+_IDLE = ClassStats(num_running=0, num_cached=0, num_running_tokens=0, num_cached_tokens=0)
+
+
+def _classes(state: WorkerState) -> Iterator[tuple[str, SizeClass, ClassStats]]:
+    stats = state.stats.classes if state.stats else [_IDLE] * len(state.classes)
+    for size_class, class_stats in zip(state.classes, stats, strict=False):
+        yield str(size_class[1]), size_class, class_stats
+
+
+def _resident_bytes(process: psutil.Process) -> int:
+    try:
+        return process.memory_info().rss
+    except psutil.NoSuchProcess:
+        return 0

@@ -1,0 +1,48 @@
+import io
+import json
+import logging
+
+import pytest
+import structlog
+
+from service.telemetry.logs import configure_logging
+
+
+@pytest.fixture(autouse=True)
+def unconfigured_logging():
+    handlers, level = logging.root.handlers[:], logging.root.level
+    yield
+    structlog.reset_defaults()
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
+
+
+def test_json_logs_are_one_object_a_line():
+    stream = io.StringIO()
+    configure_logging("info", "auto", stream)
+    structlog.get_logger().info("request", path="/v1/models", status=200)
+    [line] = stream.getvalue().splitlines()
+    event = json.loads(line)
+    assert (event["event"], event["level"], event["status"]) == ("request", "info", 200)
+
+
+def test_lines_below_the_level_are_not_written():
+    stream = io.StringIO()
+    configure_logging("warning", "json", stream)
+    structlog.get_logger().info("request")
+    assert stream.getvalue() == ""
+
+
+def test_warnings_of_libraries_come_in_the_same_form():
+    stream = io.StringIO()
+    configure_logging("info", "json", stream)
+    logging.getLogger("uvicorn.error").warning("invalid request from %s", "somewhere")
+    assert json.loads(stream.getvalue())["event"] == "invalid request from somewhere"
+
+
+def test_console_logs_are_for_reading():
+    stream = io.StringIO()
+    configure_logging("info", "console", stream)
+    structlog.get_logger().info("worker ready", worker=0)
+    assert "worker ready" in stream.getvalue()
+    assert "worker=0" in stream.getvalue()
