@@ -1,0 +1,68 @@
+"""The order of the set-up. Every part does nothing when it is already there."""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from deploy.setup.environment import Environment, fetch_model
+from deploy.setup.errors import SetupError
+from deploy.setup.wheel import WheelBuild
+
+ROOT = Path(__file__).resolve().parents[2]
+DEFAULT_MODEL = "smollm2-135m-instruct"
+
+
+def main(argv: Sequence[str]) -> int:
+    arguments = _parse(argv)
+    signal.signal(signal.SIGTERM, _exit)  # so that what is half-made is removed
+    try:
+        prepare(ROOT, os.environ, arguments)
+    except SetupError as error:
+        print(f"setup: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"setup: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("setup: interrupted; run it again to go on", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _exit(signum: int, _frame: object) -> None:
+    sys.exit(128 + signum)
+
+
+def prepare(root: Path, env: Mapping[str, str], arguments: argparse.Namespace) -> None:
+    backend = env.get("SMOLSERVE_BACKEND") or "cpu"
+    if backend not in ("cpu", "cuda"):
+        raise SetupError(f"SMOLSERVE_BACKEND is {backend!r}; it must be cpu or cuda")
+    cache = _cache_folder(env)
+    environment = Environment(root=root, logs=cache / "logs", env=env)
+    environment.make()
+    environment.install_packages("requirements-dev.txt" if arguments.dev else "requirements.txt")
+    environment.install_llama(WheelBuild(root=root, cache=cache, backend=backend, env=env))
+    environment.install_checkout()
+    if not arguments.no_model:
+        model = DEFAULT_MODEL if arguments.dev else env.get("SMOLSERVE_MODEL") or DEFAULT_MODEL
+        models_dir = Path(env.get("SMOLSERVE_MODELS_DIR") or root / "models")
+        fetch_model(environment, model, models_dir)
+
+
+def _cache_folder(env: Mapping[str, str]) -> Path:
+    chosen = env.get("SMOLSERVE_CACHE") or env.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(chosen).expanduser().absolute() / "smolserve"
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python3 -m deploy.setup", description=__doc__)
+    parser.add_argument(
+        "--dev",
+        action="store_true",
+        help="install the development tools as well, and fetch the model that the tests run",
+    )
+    parser.add_argument("--no-model", action="store_true", help="leave the model to the service")
+    return parser.parse_args(argv)
