@@ -73,7 +73,8 @@ class StepStats(msgspec.Struct, frozen=True, array_like=True):
     num_running: int
     num_preemptions: int
     classes: list[ClassStats]
-    num_parked: int
+    num_snapshots: int
+    """Runs of computed tokens kept in host memory."""
     snapshot_bytes: int
 
 

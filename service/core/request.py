@@ -7,11 +7,11 @@ import msgspec
 from service.core.sampling import SamplingParams
 
 FinishReason = Literal["stop", "length", "abort", "error"]
-"""`abort`: the client left, or a stop string was found by the API process; never sent to a client."""
+"""`abort` and `error` never reach a client: it left, or gets an error body."""
 
 
 class ThinkingBudget(msgspec.Struct, frozen=True, kw_only=True):
-    """Ends a thought that grows too long: the block is closed for the model and it goes on to answer."""
+    """Ends a thought that grows too long: the block is closed and the model goes on to answer."""
 
     max_tokens: int
     """Tokens that the thought may have, counted from the first generated token."""
@@ -22,7 +22,7 @@ class ThinkingBudget(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Continue `prompt` until an end-of-generation token, `max_tokens` or the end of the context."""
+    """Continue `prompt` to an end-of-generation token, `max_tokens` or the end of the context."""
 
     request_id: str
     prompt: list[int]

@@ -6,8 +6,9 @@ import msgspec
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     """Valid by construction at the edge: ranges are checked in `service.api`, never again.
 
-    Applied in this order: repetition, presence and frequency penalties, `logit_bias`, the end-of-turn
-    mask (`ignore_eos`, `min_tokens`), temperature, `top_k`, `top_p`, `min_p`, draw.
+    Applied in this order: repetition, presence and frequency penalties, `logit_bias`, the mask of
+    end-of-generation tokens (`ignore_eos`, `min_tokens`), temperature, `top_k`, `top_p`, `min_p`.
+    Tokens exactly as probable as the last one that a cut keeps are kept as well.
     """
 
     temperature: float = 1.0

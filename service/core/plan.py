@@ -1,0 +1,128 @@
+"""What a worker does in one step: a plan, made by the scheduler and carried out to the letter.
+
+A context is one size class of slots; `class_index` names both.
+"""
+
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from service.core.sampling import SamplingParams
+
+if TYPE_CHECKING:
+    Tokens = array[int]
+else:
+    Tokens = array  # subscriptable from Python 3.12 on
+"""Token ids, typecode "i": compact, comparable in C, and numpy reads it in place."""
+
+
+def make_tokens(values: list[int] | Tokens | None = None) -> Tokens:
+    return array("i", values or ())
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """Copy a slot's state to host memory under a new snapshot id."""
+
+    class_index: int
+    slot: int
+    snapshot_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """Make a slot hold the first `num_tokens` tokens of a snapshot."""
+
+    class_index: int
+    slot: int
+    snapshot_id: int
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Truncate:
+    """Make a slot forget all but its first `num_tokens` tokens."""
+
+    class_index: int
+    slot: int
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Free a snapshot."""
+
+    snapshot_id: int
+
+
+SlotOperation = Save | Restore | Truncate | Drop
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """How a sequence's tokens are drawn; one object for the sequence's whole life.
+
+    `tokens` is the sequence's own growing array, so that penalties see its history. Nobody but the
+    scheduler's `apply` changes it.
+    """
+
+    params: SamplingParams
+    tokens: Tokens
+    num_prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Compute `tokens[start:end]` of a sequence in its slot; then draw a token, or not."""
+
+    slot: int
+    tokens: Tokens
+    start: int
+    end: int
+    draw: Draw | None
+
+    @property
+    def num_tokens(self) -> int:
+        return self.end - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Filler:
+    """A junk row in an idle slot, so that the slots around it stay in one pass; removed after."""
+
+    slot: int
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class ContextPlan:
+    """One decode call: chunks in ascending order of slot."""
+
+    class_index: int
+    chunks: list[Chunk]
+    fillers: list[Filler]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Slot operations in order, then one decode per context."""
+
+    operations: list[SlotOperation] = field(default_factory=list[SlotOperation])
+    contexts: list[ContextPlan] = field(default_factory=list[ContextPlan])
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.operations and not self.contexts
+
+    def chunks(self) -> Iterator[Chunk]:
+        for context in self.contexts:
+            yield from context.chunks
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """`tokens[i]` was drawn for the plan's i-th chunk that asks for a draw."""
+
+    tokens: list[int]
+    decode_seconds: float

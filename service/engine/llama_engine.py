@@ -1,0 +1,175 @@
+"""The engine that computes: llama.cpp contexts, one per size class, over one model."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+
+from service.core.messages import Ready
+from service.core.plan import (
+    Chunk,
+    ContextPlan,
+    Draw,
+    Drop,
+    Filler,
+    Plan,
+    Restore,
+    Save,
+    SlotOperation,
+    StepResult,
+    Truncate,
+)
+from service.engine.config import EngineConfig
+from service.engine.sampling import draw_tokens
+from service.kvcache.size_class import SizeClass, parse_size_classes
+from service.llama.context import ContextShape, LlamaContext
+from service.llama.model import LlamaModel
+from service.llama.snapshot import Snapshot
+from service.llama.vocab import Vocab
+
+WARM_UP_TOKENS = 32
+"""Enough for the kernels of a prompt chunk; one more token exercises those of decoding."""
+FILLER_TOKEN = 0
+
+
+class LlamaEngine:
+    """Owns the model, its contexts and the snapshots' memory."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        """Load the model and open a context per size class.
+
+        Raises ModelFileError or LlamaError.
+        """
+        started = time.monotonic()
+        path = Path(config.model_path)
+        vocab = Vocab.load(path)
+        self.eog_tokens = vocab.eog_tokens
+        self._eog = sorted(vocab.eog_tokens)
+        vocab.close()
+        self._model = LlamaModel(
+            path, gpu_layers=config.gpu_layers, extra_buffers=config.extra_buffers
+        )
+        classes = parse_size_classes(config.contexts)
+        self._contexts = [LlamaContext(self._model, _shape(size, config)) for size in classes]
+        self._snapshots: dict[int, Snapshot] = {}
+        num_cells = sum(context.num_slots * context.slot_len for context in self._contexts)
+        self.bytes_per_token = self._kv_bytes() // num_cells
+        self._load_seconds = time.monotonic() - started
+
+    def warm_up(self) -> Ready:
+        """Decode once with many rows and once with one, in every context."""
+        for context in self._contexts:
+            for num_rows in (min(WARM_UP_TOKENS, len(context.batch.token)), 1):
+                batch = context.batch
+                batch.token[:num_rows] = FILLER_TOKEN
+                batch.pos[:num_rows] = np.arange(num_rows)
+                batch.slot[:num_rows] = 0
+                batch.output[:num_rows] = 0
+                batch.output[num_rows - 1] = 1
+                context.decode(num_rows)
+                context.logits(1)
+                context.truncate(0, 0)
+        return Ready(
+            model_bytes=self._model.memory.model_bytes,
+            kv_bytes=self._kv_bytes(),
+            compute_bytes=sum(context.memory.compute_bytes for context in self._contexts),
+            extra_buffers=self._model.has_extra_buffers,
+            load_seconds=self._load_seconds,
+        )
+
+    def execute(self, plan: Plan) -> StepResult:
+        for operation in plan.operations:
+            self._operate(operation)
+        tokens: list[int] = []
+        seconds = 0.0
+        for context_plan in plan.contexts:
+            context = self._contexts[context_plan.class_index]
+            started = time.monotonic()
+            num_rows = _fill_batch(context, context_plan)
+            context.decode(num_rows)
+            for filler in context_plan.fillers:
+                context.truncate(filler.slot, filler.position)
+            tokens += self._draw(context, context_plan)
+            seconds += time.monotonic() - started
+        return StepResult(tokens, seconds)
+
+    def close(self) -> None:
+        for context in self._contexts:
+            context.close()
+        self._model.close()
+
+    def _operate(self, operation: SlotOperation) -> None:
+        match operation:
+            case Truncate(class_index, slot, num_tokens):
+                self._contexts[class_index].truncate(slot, num_tokens)
+            case Save(class_index, slot, snapshot_id):
+                self._snapshots[snapshot_id] = self._contexts[class_index].save(slot)
+            case Restore(class_index, slot, snapshot_id, num_tokens):
+                context = self._contexts[class_index]
+                context.restore(slot, self._snapshots[snapshot_id])
+                context.truncate(slot, num_tokens)
+            case Drop(snapshot_id):
+                del self._snapshots[snapshot_id]
+
+    def _draw(self, context: LlamaContext, plan: ContextPlan) -> list[int]:
+        draws: list[Draw] = []
+        positions: list[int] = []
+        for chunk in plan.chunks:
+            if chunk.draw is not None:
+                draws.append(chunk.draw)
+                positions.append(chunk.end)
+        if not draws:
+            return []
+        return draw_tokens(context.logits(len(draws)), draws, positions, self._eog)
+
+    def _kv_bytes(self) -> int:
+        return sum(context.memory.kv_bytes for context in self._contexts)
+
+
+def _shape(size: SizeClass, config: EngineConfig) -> ContextShape:
+    return ContextShape(
+        num_slots=size.num_slots,
+        slot_len=size.slot_len,
+        # A step's prompt budget, and a row for each slot beside it.
+        batch_len=config.scheduler.step_tokens + size.num_slots,
+        threads=config.threads,
+        kv_type=config.kv_type,
+        flash_attention=config.flash_attention,
+        rope_scaling=config.rope_scaling,
+    )
+
+
+def _fill_batch(context: LlamaContext, plan: ContextPlan) -> int:
+    """Write a plan's rows into the context's batch; how many there are."""
+    batch = context.batch
+    row = 0
+    for chunk in plan.chunks:
+        row = _fill_chunk(context, chunk, row)
+    for filler in plan.fillers:
+        row = _fill_filler(context, filler, row)
+    assert row <= len(batch.token)
+    return row
+
+
+def _fill_chunk(context: LlamaContext, chunk: Chunk, row: int) -> int:
+    batch = context.batch
+    end = row + chunk.end - chunk.start
+    if end - row == 1:
+        batch.token[row] = chunk.tokens[chunk.start]
+        batch.pos[row] = chunk.start
+    else:
+        batch.token[row:end] = chunk.tokens[chunk.start : chunk.end]
+        batch.pos[row:end] = np.arange(chunk.start, chunk.end)
+        batch.output[row : end - 1] = 0
+    batch.slot[row:end] = chunk.slot
+    batch.output[end - 1] = chunk.draw is not None
+    return end
+
+
+def _fill_filler(context: LlamaContext, filler: Filler, row: int) -> int:
+    batch = context.batch
+    batch.token[row] = FILLER_TOKEN
+    batch.pos[row] = filler.position
+    batch.slot[row] = filler.slot
+    batch.output[row] = 0
+    return row + 1

@@ -1,0 +1,108 @@
+"""An engine that pretends: it costs time by a formula, and draws by a hash of what a slot holds.
+
+Because each token depends on every token in the slot before it, any mistake in the bookkeeping of
+slots, prefixes or snapshots changes what is generated. The checks that llama.cpp makes (positions
+without gaps, slots not overfilled) are assertions here.
+"""
+
+import time
+import zlib
+
+from service.core.messages import Ready
+from service.core.plan import (
+    ContextPlan,
+    Drop,
+    Plan,
+    Restore,
+    Save,
+    SlotOperation,
+    StepResult,
+    Tokens,
+    Truncate,
+    make_tokens,
+)
+from service.engine.config import SimulatedModel
+from service.kvcache.size_class import SizeClass
+
+
+class SimulatedEngine:
+    """Holds, for each slot, the tokens that a context would hold the cells of."""
+
+    def __init__(self, model: SimulatedModel, classes: tuple[SizeClass, ...]) -> None:
+        self.eog_tokens = frozenset(model.eog_tokens)
+        self.bytes_per_token = model.bytes_per_token
+        self._model = model
+        self._classes = classes
+        self._slots = [[make_tokens() for _ in range(size.num_slots)] for size in classes]
+        self._snapshots: dict[int, Tokens] = {}
+
+    @property
+    def num_snapshots(self) -> int:
+        return len(self._snapshots)
+
+    def held(self, class_index: int, slot: int) -> Tokens:
+        """What a slot's cells hold."""
+        return self._slots[class_index][slot]
+
+    def warm_up(self) -> Ready:
+        num_cells = sum(size.num_slots * size.slot_len for size in self._classes)
+        return Ready(
+            model_bytes=0,
+            kv_bytes=num_cells * self.bytes_per_token,
+            compute_bytes=0,
+            extra_buffers=False,
+            load_seconds=0.0,
+        )
+
+    def execute(self, plan: Plan) -> StepResult:
+        for operation in plan.operations:
+            self._operate(operation)
+        tokens: list[int] = []
+        num_rows = 0
+        for context in plan.contexts:
+            num_rows += self._compute(context, tokens)
+        seconds = self._model.step_seconds + num_rows * self._model.row_seconds
+        if seconds:
+            time.sleep(seconds)
+        return StepResult(tokens, seconds)
+
+    def close(self) -> None:
+        self._slots.clear()
+
+    def _operate(self, operation: SlotOperation) -> None:
+        match operation:
+            case Truncate(class_index, slot, num_tokens):
+                assert num_tokens <= len(self._slots[class_index][slot])
+                del self._slots[class_index][slot][num_tokens:]
+            case Save(class_index, slot, snapshot_id):
+                assert snapshot_id not in self._snapshots
+                self._snapshots[snapshot_id] = self._slots[class_index][slot][:]
+            case Restore(class_index, slot, snapshot_id, num_tokens):
+                snapshot = self._snapshots[snapshot_id]
+                assert num_tokens <= len(snapshot) <= self._classes[class_index].slot_len
+                self._slots[class_index][slot] = snapshot[:num_tokens]
+            case Drop(snapshot_id):
+                del self._snapshots[snapshot_id]
+
+    def _compute(self, context: ContextPlan, drawn: list[int]) -> int:
+        slots = self._slots[context.class_index]
+        slot_len = self._classes[context.class_index].slot_len
+        num_rows = len(context.fillers)
+        for filler in context.fillers:
+            assert len(slots[filler.slot]) == filler.position < slot_len
+        for chunk in context.chunks:
+            held = slots[chunk.slot]
+            assert len(held) == chunk.start < chunk.end <= slot_len
+            held += chunk.tokens[chunk.start : chunk.end]
+            num_rows += chunk.end - chunk.start
+            if chunk.draw is not None:
+                token = next_token(held, self._model.num_vocab)
+                if token in self.eog_tokens and chunk.draw.params.ignore_eos:
+                    token += 1
+                drawn.append(token)
+        return num_rows
+
+
+def next_token(tokens: Tokens, num_vocab: int) -> int:
+    """The token that this model continues `tokens` with; depends on all of them."""
+    return zlib.crc32(tokens) % num_vocab

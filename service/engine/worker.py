@@ -1,0 +1,194 @@
+"""The loop of a worker process: drain → plan → execute → apply → publish.
+
+One thread, no asyncio. Idle, it sleeps on its command socket.
+"""
+
+import gc
+import signal
+import sys
+import time
+
+import msgspec
+import zmq
+
+from service.core.messages import (
+    Abort,
+    ClassStats,
+    Command,
+    Failed,
+    Report,
+    SequenceOutput,
+    Shutdown,
+    StepReport,
+    StepStats,
+    Submit,
+)
+from service.core.plan import Plan
+from service.engine.config import EngineConfig, WorkerConfig
+from service.engine.engine import Engine
+from service.engine.llama_engine import LlamaEngine
+from service.engine.simulated_engine import SimulatedEngine
+from service.errors import SmolserveError
+from service.kvcache.allocator import SlotAllocator
+from service.kvcache.size_class import parse_size_classes
+from service.kvcache.store import SnapshotStore
+from service.scheduler.passes import count_passes
+from service.scheduler.scheduler import Scheduler
+
+LAST_WORDS_MS = 1000
+"""How long an ending worker waits for its last report to be taken."""
+
+
+class Channel:
+    """The two sockets of a worker."""
+
+    def __init__(self, config: WorkerConfig) -> None:
+        self._context = zmq.Context()
+        self._commands = self._context.socket(zmq.PULL)
+        self._commands.connect(config.commands_address)
+        self._reports = self._context.socket(zmq.PUSH)
+        # The API process reads reports as they come; a full socket means it hangs, and then
+        # waiting for it is right.
+        self._reports.connect(config.reports_address)
+        self._poller = zmq.Poller()
+        self._poller.register(self._commands, zmq.POLLIN)
+        # The parent's end of standard input closes when it dies, however it dies.
+        self._poller.register(sys.stdin.fileno(), zmq.POLLIN)
+        self._decoder = msgspec.msgpack.Decoder(Command)
+        self._encoder = msgspec.msgpack.Encoder()
+
+    def receive(self, *, wait: bool) -> list[Command]:
+        """The commands that have come; with `wait`, at least one. Shutdown if the parent is gone."""
+        ready = dict(self._poller.poll(None if wait else 0))
+        if sys.stdin.fileno() in ready:
+            return [Shutdown()]
+        commands: list[Command] = []
+        while self._commands.poll(0):
+            commands.append(self._decoder.decode(self._commands.recv()))
+        return commands
+
+    def send(self, report: Report) -> None:
+        self._reports.send(self._encoder.encode(report))
+
+    def close(self) -> None:
+        self._commands.close(linger=0)
+        self._reports.close(linger=LAST_WORDS_MS)
+        self._context.term()
+
+
+class Worker:
+    """Owns an engine and the scheduler of its sequences."""
+
+    def __init__(self, engine: Engine, config: EngineConfig, channel: Channel) -> None:
+        self._store = SnapshotStore(
+            budget_bytes=config.host_cache_bytes, bytes_per_token=engine.bytes_per_token
+        )
+        self._allocator = SlotAllocator(parse_size_classes(config.contexts), self._store)
+        self._scheduler = Scheduler(config.scheduler, self._allocator, engine.eog_tokens)
+        self._engine = engine
+        self._channel = channel
+        self._is_running = True
+
+    def run(self) -> None:
+        while self._is_running:
+            started = time.monotonic()
+            is_idle = not self._scheduler.has_work
+            commands = self._channel.receive(wait=is_idle)
+            if is_idle:
+                started = time.monotonic()
+            for command in commands:
+                self._obey(command)
+            if self._scheduler.has_work:
+                self._step(started)
+            elif commands:
+                self._publish([], Plan(), 0.0, 0.0)
+
+    def _obey(self, command: Command) -> None:
+        match command:
+            case Submit():
+                self._scheduler.add(command)
+            case Abort(sequence_id=sequence_id):
+                self._scheduler.abort(sequence_id)
+            case Shutdown():
+                self._is_running = False
+
+    def _step(self, started: float) -> None:
+        plan = self._scheduler.plan()
+        result = self._engine.execute(plan)
+        outputs = self._scheduler.apply(result)
+        self._publish(outputs, plan, result.decode_seconds, time.monotonic() - started)
+
+    def _publish(
+        self, outputs: list[SequenceOutput], plan: Plan, decode_seconds: float, step_seconds: float
+    ) -> None:
+        num_decode = num_prefill = 0
+        for chunk in plan.chunks():
+            num_tokens = chunk.end - chunk.start
+            if num_tokens == 1 and chunk.draw is not None:
+                num_decode += 1
+            else:
+                num_prefill += num_tokens
+        stats = StepStats(
+            num_decode_tokens=num_decode,
+            num_prefill_tokens=num_prefill,
+            num_passes=sum(count_passes(context) for context in plan.contexts),
+            decode_seconds=decode_seconds,
+            step_seconds=step_seconds,
+            num_waiting=self._scheduler.num_waiting,
+            num_running=self._scheduler.num_running,
+            num_preemptions=self._scheduler.num_preemptions,
+            classes=self._class_stats(),
+            num_snapshots=len(self._store),
+            snapshot_bytes=self._store.num_bytes,
+        )
+        self._channel.send(StepReport(outputs=outputs, stats=stats))
+
+    def _class_stats(self) -> list[ClassStats]:
+        running_tokens = [0] * len(self._allocator.classes)
+        for sequence in self._scheduler.running:
+            if sequence.slot is not None:
+                running_tokens[sequence.slot.class_index] += sequence.num_computed
+        return [
+            ClassStats(
+                num_running=self._allocator.num_running(class_index),
+                num_cached=sum(1 for slot in slots if slot.tokens),
+                num_running_tokens=running_tokens[class_index],
+                num_cached_tokens=sum(len(slot.tokens) for slot in slots),
+            )
+            for class_index, slots in enumerate(self._allocator.classes)
+        ]
+
+
+def open_engine(config: EngineConfig) -> Engine:
+    if config.simulate is not None:
+        return SimulatedEngine(config.simulate, parse_size_classes(config.contexts))
+    return LlamaEngine(config)
+
+
+def main() -> int:
+    """Run a worker to its end; the exit status says whether it ended as asked."""
+    config = msgspec.json.decode(sys.argv[1], type=WorkerConfig)
+    # Ctrl-C reaches the whole process group; the API process decides when workers end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    channel = Channel(config)
+    try:
+        engine = open_engine(config.engine)
+        channel.send(engine.warm_up())
+        worker = Worker(engine, config.engine, channel)
+        gc.collect()
+        gc.freeze()
+        worker.run()
+        engine.close()
+    except SmolserveError as error:
+        channel.send(Failed(message=str(error), code=error.code))
+        return 1
+    except Exception as error:  # the top of the worker's loop: say why, then end
+        channel.send(Failed(message=f"{type(error).__name__}: {error}", code="internal_error"))
+        raise
+    finally:
+        channel.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

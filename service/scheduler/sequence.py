@@ -1,0 +1,103 @@
+"""A request being served."""
+
+from service.core.messages import Submit
+from service.core.plan import Chunk, Draw, Tokens, make_tokens
+from service.kvcache.allocator import Slot
+
+
+class Sequence:
+    """Has no prefill or decode phase: `num_computed` chases `num_tokens`.
+
+        |<--------------- num_tokens --------------->|
+        |<- num_prompt_tokens ->|<--- num_output --->|
+        |<---- num_computed ---->|<-- num_pending -->|
+
+    A prompt, a cached prefix, a resumed sequence and a closed thought are the same subtraction.
+    When nothing but the last token is pending, computing it gives the logits for the next.
+    """
+
+    __slots__ = (
+        "_budget_left",
+        "_closing_tokens",
+        "_draw",
+        "_end_token",
+        "id",
+        "is_reported",
+        "max_len",
+        "num_cached",
+        "num_computed",
+        "num_prompt_tokens",
+        "slot",
+        "tenant",
+        "tokens",
+    )
+
+    def __init__(self, request: Submit, *, max_len: int) -> None:
+        """`max_len` is the context's; the request may ask for less."""
+        self.id = request.sequence_id
+        self.tenant = request.tenant
+        self.tokens: Tokens = make_tokens(request.prompt)
+        self.num_prompt_tokens = len(request.prompt)
+        self.num_computed = 0
+        self.num_cached = 0
+        self.slot: Slot | None = None
+        self.is_reported = False
+        self.max_len = max_len
+        if request.max_tokens is not None:
+            self.max_len = min(max_len, self.num_prompt_tokens + request.max_tokens)
+        self._draw = Draw(request.sampling, self.tokens, self.num_prompt_tokens)
+        thinking = request.thinking
+        self._budget_left = None if thinking is None else thinking.max_tokens
+        self._end_token = None if thinking is None else thinking.end_token
+        self._closing_tokens = () if thinking is None else thinking.closing_tokens
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def num_output(self) -> int:
+        return len(self.tokens) - self.num_prompt_tokens
+
+    @property
+    def num_pending(self) -> int:
+        return len(self.tokens) - self.num_computed
+
+    @property
+    def is_decoding(self) -> bool:
+        return self.num_pending == 1 and self.num_output > 0
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether it has all the tokens it may have."""
+        return len(self.tokens) >= self.max_len
+
+    @property
+    def num_left(self) -> int:
+        """Tokens it may still generate."""
+        return self.max_len - len(self.tokens)
+
+    def chunk(self, num_tokens: int) -> Chunk:
+        """The next `num_tokens` pending tokens, as rows in its slot."""
+        assert self.slot is not None
+        start = self.num_computed
+        end = start + num_tokens
+        draw = self._draw if end == len(self.tokens) else None
+        return Chunk(self.slot.index, self.tokens, start, end, draw)
+
+    def append(self, token: int) -> list[int]:
+        """Add a drawn token; what was added, which closes a thought that spent its budget."""
+        added = [token]
+        if self._budget_left is not None:
+            self._budget_left -= 1
+            if token == self._end_token:
+                self._budget_left = None
+            elif self._budget_left <= 0:
+                self._budget_left = None
+                added += self._closing_tokens[: self.num_left - 1]
+        self.tokens.extend(added)
+        return added
+
+    def computed_tokens(self) -> Tokens:
+        """What its slot's cells hold; a copy."""
+        return self.tokens[: self.num_computed]

@@ -1,0 +1,103 @@
+"""A worker without a process: scheduler, allocator and simulated engine, driven by hand."""
+
+from dataclasses import dataclass, field
+
+from service.core.messages import SequenceOutput, Submit
+from service.core.plan import Plan, make_tokens
+from service.core.request import ThinkingBudget
+from service.core.sampling import SamplingParams
+from service.engine.config import SimulatedModel
+from service.engine.simulated_engine import SimulatedEngine, next_token
+from service.kvcache.allocator import SlotAllocator
+from service.kvcache.size_class import parse_size_classes
+from service.kvcache.store import SnapshotStore
+from service.scheduler.config import SchedulerConfig
+from service.scheduler.scheduler import Scheduler
+
+
+def submit(
+    sequence_id: int,
+    prompt: list[int],
+    *,
+    max_tokens: int | None = 8,
+    tenant: str = "",
+    thinking: ThinkingBudget | None = None,
+) -> Submit:
+    return Submit(
+        sequence_id=sequence_id,
+        prompt=prompt,
+        sampling=SamplingParams(),
+        max_tokens=max_tokens,
+        tenant=tenant,
+        session=None,
+        thinking=thinking,
+    )
+
+
+@dataclass
+class Outcome:
+    tokens: list[int] = field(default_factory=list)
+    finish_reason: str | None = None
+    num_cached: int = 0
+
+
+class Bench:
+    """Steps a scheduler against the simulated engine and collects what each sequence got."""
+
+    def __init__(
+        self,
+        classes: str = "4x64,1x256",
+        *,
+        host_cache_tokens: int = 1000,
+        config: SchedulerConfig | None = None,
+        num_vocab: int = 49152,
+    ) -> None:
+        sizes = parse_size_classes(classes)
+        self.model = SimulatedModel(num_vocab=num_vocab, bytes_per_token=1)
+        self.engine = SimulatedEngine(self.model, sizes)
+        self.store = SnapshotStore(budget_bytes=host_cache_tokens, bytes_per_token=1)
+        self.allocator = SlotAllocator(sizes, self.store)
+        self.scheduler = Scheduler(
+            config or SchedulerConfig(step_tokens=32, mixed_step_tokens=8, growth_tokens=8),
+            self.allocator,
+            self.engine.eog_tokens,
+        )
+        self.outcomes: dict[int, Outcome] = {}
+        self.plans: list[Plan] = []
+
+    def add(self, request: Submit) -> None:
+        self.outcomes[request.sequence_id] = Outcome()
+        self.scheduler.add(request)
+
+    def step(self) -> list[SequenceOutput]:
+        plan = self.scheduler.plan()
+        self.plans.append(plan)
+        outputs = self.scheduler.apply(self.engine.execute(plan))
+        for output in outputs:
+            outcome = self.outcomes[output.sequence_id]
+            assert outcome.finish_reason is None
+            outcome.tokens += output.token_ids
+            outcome.finish_reason = output.finish_reason
+            outcome.num_cached = output.num_cached_tokens
+        return outputs
+
+    def run(self, max_steps: int = 10_000) -> None:
+        for _ in range(max_steps):
+            if not self.scheduler.has_work:
+                return
+            self.step()
+        raise AssertionError(f"still working after {max_steps} steps")
+
+    def undisturbed(self, request: Submit, max_len: int) -> Outcome:
+        """What the request gives alone in a fresh context."""
+        tokens = make_tokens(request.prompt)
+        limit = max_len
+        if request.max_tokens is not None:
+            limit = min(max_len, len(tokens) + request.max_tokens)
+        while True:
+            token = next_token(tokens, self.model.num_vocab)
+            if token in self.engine.eog_tokens:
+                return Outcome(list(tokens[len(request.prompt) :]), "stop")
+            tokens.append(token)
+            if len(tokens) >= limit:
+                return Outcome(list(tokens[len(request.prompt) :]), "length")
