@@ -24,7 +24,13 @@ from service.gguf.files import (
 from service.gguf.header import Tensor, pad
 from service.gguf.hyperparameters import Hyperparameters
 from service.gguf.summary import layer_of
-from service.gguf.vocabulary import FIRST_SPECIAL, VOCAB_LEN, Vocabulary, make_vocabulary
+from service.gguf.vocabulary import (
+    FIRST_SPECIAL,
+    LAST_NAMED,
+    VOCAB_LEN,
+    Vocabulary,
+    make_vocabulary,
+)
 from service.gguf.writer import (
     encode_header,
     f32_field,
@@ -58,8 +64,8 @@ class Plan:
     shape: Hyperparameters
     num_text_tokens: int
     has_unused_rows: bool
-    """Whether embeddings that no text leads to are drawn as well; otherwise they are zero, and
-    holes in the file."""
+    """Whether embeddings of fillers and reserved tokens are drawn as well; otherwise they are zero,
+    holes in the file, and such tokens are hardly ever generated."""
 
 
 _SHAPE_3B = Hyperparameters(
@@ -194,7 +200,7 @@ def _rows(tensor: Tensor, planned: Plan) -> Iterator[tuple[int, int]]:
     """Half-open ranges of rows to draw, each small enough to hold."""
     ranges = [(0, tensor.shape[1])]
     if tensor.name == "token_embd.weight" and not planned.has_unused_rows:
-        ranges = [(0, planned.num_text_tokens), (FIRST_SPECIAL, VOCAB_LEN)]
+        ranges = [(0, planned.num_text_tokens), (FIRST_SPECIAL, LAST_NAMED + 1)]
     for first, last in ranges:
         for row in range(first, last, _CHUNK_ROWS):
             yield row, min(row + _CHUNK_ROWS, last)
@@ -210,12 +216,18 @@ def _stored(blocks: Bytes, tensor: Tensor, shape: Hyperparameters) -> Bytes:
 def _std(tensor: Tensor, shape: Hyperparameters) -> float:
     """Weights that neither vanish nor explode: a product keeps the size of its input.
 
-    Queries and keys are twice as large, so that attention looks at something; embeddings are such
-    that logits have a standard deviation of about 6, as peaked as a trained model's.
+    Embeddings are such that logits have a standard deviation of about 6, as peaked as a trained
+    model's. Queries and keys of NoPE layers are larger, so that these layers look at something and
+    rotating them is seen far above the rounding of quantised arithmetic; `ffn_down` is smaller,
+    so that this rounding is not amplified from layer to layer.
     """
     if tensor.name == "token_embd.weight":
         return 6 / shape.hidden_len**0.5
-    gain = 2.0 if tensor.name.endswith(("attn_q.weight", "attn_k.weight")) else 1.0
+    gain = 1.0
+    if tensor.name.endswith(("attn_q.weight", "attn_k.weight")):
+        gain = 2.0 if layer_of(tensor.name) in smollm3.nope_layers(shape.num_layers) else 1.0
+    if tensor.name.endswith("ffn_down.weight"):
+        gain = 0.5
     return gain / tensor.shape[0] ** 0.5
 
 

@@ -14,6 +14,8 @@ from service.gguf.smollm3 import SPECIAL_TOKENS
 
 FIRST_SPECIAL = 128_000
 VOCAB_LEN = 128_256
+LAST_NAMED = max(SPECIAL_TOKENS)
+"""After it come reserved tokens only."""
 NUM_BYTES = 256
 
 _LETTERS = "etaoinshrdlucmfwypvbgkjqxz"
