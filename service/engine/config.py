@@ -31,6 +31,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Size classes, as in `8x2048,1x8192`."""
     threads: int
     gpu_layers: int = 0
+    gpu: int | None = None
+    """The one device to use; None leaves the choice to llama.cpp."""
     kv_type: KvType = "f16"
     flash_attention: FlashAttention = "auto"
     rope_scaling: float = 1.0

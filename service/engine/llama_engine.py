@@ -47,7 +47,10 @@ class LlamaEngine:
         self._eog = sorted(vocab.eog_tokens)
         vocab.close()
         self._model = LlamaModel(
-            path, gpu_layers=config.gpu_layers, extra_buffers=config.extra_buffers
+            path,
+            gpu_layers=config.gpu_layers,
+            gpu=config.gpu,
+            extra_buffers=config.extra_buffers,
         )
         classes = parse_size_classes(config.contexts)
         self._contexts = [LlamaContext(self._model, _shape(size, config)) for size in classes]

@@ -58,7 +58,7 @@ class Channel:
         self._encoder = msgspec.msgpack.Encoder()
 
     def receive(self, *, wait: bool) -> list[Command]:
-        """The commands that have come; with `wait`, at least one. Shutdown if the parent is gone."""
+        """Commands that have come; with `wait`, at least one. Shutdown when the parent is gone."""
         ready = dict(self._poller.poll(None if wait else 0))
         if sys.stdin.fileno() in ready:
             return [Shutdown()]

@@ -20,12 +20,13 @@ class LlamaModel:
         path: Path,
         *,
         gpu_layers: int = 0,
+        gpu: int | None = None,
         extra_buffers: bool = True,
         progress: Progress | None = None,
     ) -> None:
         """Load the weights of `path`.
 
-        `gpu_layers` < 0 is all. `extra_buffers` allows repacked copies of weights (AMX and the
+        `gpu_layers` < 0 is all; `gpu` names the one device to use. `extra_buffers` allows repacked copies of weights (AMX and the
         like), which are faster and cost anonymous memory. `progress` gets 0.0 … 1.0.
 
         Raises ModelFileError if llama.cpp cannot load the file.
@@ -34,6 +35,9 @@ class LlamaModel:
         params = llama_cpp.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
         params.use_extra_bufts = extra_buffers
+        if gpu is not None:
+            params.split_mode = llama_cpp.LLAMA_SPLIT_MODE_NONE
+            params.main_gpu = gpu
         callback = _progress_callback(progress)
         params.progress_callback = callback
         with measure_memory() as self.memory:

@@ -1,0 +1,17 @@
+"""How many workers there are, and how many requests may wait for them."""
+
+from dataclasses import dataclass
+
+from service.engine.config import EngineConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolConfig:
+    """Every worker runs the same engine; with `gpus`, each on its own."""
+
+    engine: EngineConfig
+    num_workers: int = 1
+    max_queued: int = 1024
+    """Requests beyond the slots of all workers that may wait; one more is refused."""
+    gpus: tuple[int, ...] = ()
+    """Device numbers, one a worker; empty leaves the choice to llama.cpp."""

@@ -1,0 +1,41 @@
+"""Stop strings, however the tokens fall."""
+
+
+class StopMatcher:
+    """Withholds text that may be the beginning of a stop string until it is known.
+
+    seen so far    … released text | withheld tail, a proper prefix of a stop string
+    """
+
+    __slots__ = ("_longest", "_stops", "_withheld")
+
+    def __init__(self, stops: tuple[str, ...]) -> None:
+        self._stops = stops
+        self._longest = max(map(len, stops), default=0)
+        self._withheld = ""
+
+    def feed(self, text: str) -> tuple[str, bool]:
+        """Text that may be shown, and whether a stop string ended it (and is cut off)."""
+        if not self._stops:
+            return text, False
+        text = self._withheld + text
+        start = min((at for stop in self._stops if (at := text.find(stop)) >= 0), default=-1)
+        if start >= 0:
+            self._withheld = ""
+            return text[:start], True
+        released = len(text) - self._open_len(text)
+        self._withheld = text[released:]
+        return text[:released], False
+
+    def finish(self) -> str:
+        """The tail that no stop string followed."""
+        withheld, self._withheld = self._withheld, ""
+        return withheld
+
+    def _open_len(self, text: str) -> int:
+        """Length of the longest suffix that begins a stop string."""
+        for length in range(min(self._longest - 1, len(text)), 0, -1):
+            suffix = text[-length:]
+            if any(stop.startswith(suffix) for stop in self._stops):
+                return length
+        return 0
