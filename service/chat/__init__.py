@@ -1,0 +1,1 @@
+"""Messages to tokens and back: templates, SmolLM3's dialect, output parsers."""
