@@ -87,13 +87,17 @@ class LlamaEngine:
         seconds = 0.0
         for context_plan in plan.contexts:
             context = self._contexts[context_plan.class_index]
-            started = time.monotonic()
+            draws, positions = _collect_draws(context_plan)
             num_rows = _fill_batch(context, context_plan)
+            started = time.monotonic()
             context.decode(num_rows)
+            # Waits for a device that computes asynchronously.
+            logits = context.logits(len(draws))
+            seconds += time.monotonic() - started
             for filler in context_plan.fillers:
                 context.truncate(filler.slot, filler.position)
-            tokens += self._draw(context, context_plan)
-            seconds += time.monotonic() - started
+            if draws:
+                tokens += draw_tokens(logits, draws, positions, self._eog)
         return StepResult(tokens, seconds)
 
     def close(self) -> None:
@@ -114,17 +118,6 @@ class LlamaEngine:
             case Drop(snapshot_id):
                 del self._snapshots[snapshot_id]
 
-    def _draw(self, context: LlamaContext, plan: ContextPlan) -> list[int]:
-        draws: list[Draw] = []
-        positions: list[int] = []
-        for chunk in plan.chunks:
-            if chunk.draw is not None:
-                draws.append(chunk.draw)
-                positions.append(chunk.end)
-        if not draws:
-            return []
-        return draw_tokens(context.logits(len(draws)), draws, positions, self._eog)
-
     def _kv_bytes(self) -> int:
         return sum(context.memory.kv_bytes for context in self._contexts)
 
@@ -140,6 +133,17 @@ def _shape(size: SizeClass, config: EngineConfig) -> ContextShape:
         flash_attention=config.flash_attention,
         rope_scaling=config.rope_scaling,
     )
+
+
+def _collect_draws(plan: ContextPlan) -> tuple[list[Draw], list[int]]:
+    """The draws of a plan, in the order of their logits, and the positions they are for."""
+    draws: list[Draw] = []
+    positions: list[int] = []
+    for chunk in plan.chunks:
+        if chunk.draw is not None:
+            draws.append(chunk.draw)
+            positions.append(chunk.end)
+    return draws, positions
 
 
 def _fill_batch(context: LlamaContext, plan: ContextPlan) -> int:

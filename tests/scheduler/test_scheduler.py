@@ -1,0 +1,208 @@
+from service.core.request import ThinkingBudget
+from service.scheduler.config import SchedulerConfig
+from tests.scheduler.builders import Bench, submit
+
+
+def prompt(length: int, start: int = 1000) -> list[int]:
+    return list(range(start, start + length))
+
+
+def chunk_lens(bench: Bench) -> list[list[int]]:
+    """Tokens of each chunk of the last plan, by context."""
+    return [[chunk.num_tokens for chunk in context.chunks] for context in bench.plans[-1].contexts]
+
+
+def test_prompt_is_computed_in_chunks_of_the_step_budget():
+    bench = Bench("1x256", config=SchedulerConfig(step_tokens=32, growth_tokens=8))
+    bench.add(submit(1, prompt(70)))
+    for expected in (32, 32, 6):
+        bench.step()
+        assert chunk_lens(bench) == [[expected]]
+
+
+def test_first_token_comes_with_the_last_chunk_of_the_prompt():
+    bench = Bench("1x256", config=SchedulerConfig(step_tokens=32, growth_tokens=8))
+    bench.add(submit(1, prompt(40)))
+    bench.step()
+    assert bench.outcomes[1].tokens == []
+    bench.step()
+    assert len(bench.outcomes[1].tokens) == 1
+
+
+def test_running_sequences_decode_before_prompts_get_the_smaller_budget():
+    bench = Bench("4x64,1x256")
+    bench.add(submit(1, prompt(4)))
+    bench.step()
+    bench.add(submit(2, prompt(50, 2000)))
+    bench.step()
+    assert chunk_lens(bench) == [[1, 8]]
+
+
+def test_prompt_beyond_the_budget_still_gets_a_token_beside_decoding_neighbours():
+    bench = Bench("4x64")
+    bench.add(submit(1, prompt(4)))
+    bench.step()
+    for sequence_id in (2, 3):
+        bench.add(submit(sequence_id, prompt(40, 1000 * sequence_id)))
+    bench.step()
+    assert chunk_lens(bench) == [[1, 8, 1]]
+
+
+def test_prompts_are_served_first_come_first_served():
+    bench = Bench("4x64", config=SchedulerConfig(step_tokens=48, growth_tokens=8))
+    for sequence_id in (1, 2):
+        bench.add(submit(sequence_id, prompt(40, 1000 * sequence_id)))
+    bench.step()
+    assert chunk_lens(bench) == [[40, 8]]
+
+
+def test_sequence_waits_while_every_slot_is_busy_and_starts_when_one_is_free():
+    bench = Bench("1x64")
+    bench.add(submit(1, prompt(4), max_tokens=3))
+    bench.add(submit(2, prompt(4, 2000), max_tokens=3))
+    bench.step()
+    assert (bench.scheduler.num_running, bench.scheduler.num_waiting) == (1, 1)
+    bench.run()
+    assert len(bench.outcomes[2].tokens) == 3
+
+
+def test_idle_longer_slot_is_lent_to_a_short_sequence():
+    bench = Bench("1x64,1x256")
+    for sequence_id in (1, 2):
+        bench.add(submit(sequence_id, prompt(4, 1000 * sequence_id)))
+    bench.step()
+    assert bench.scheduler.num_running == 2
+
+
+def test_longer_slot_is_not_lent_while_a_long_sequence_waits_for_it():
+    bench = Bench("1x64,1x256")
+    bench.add(submit(1, prompt(100)))
+    bench.add(submit(2, prompt(100, 2000)))
+    bench.add(submit(3, prompt(4, 3000), max_tokens=60))
+    bench.add(submit(4, prompt(4, 4000), max_tokens=2))
+    bench.step()
+    waiting_for_long = bench.scheduler.num_waiting
+    assert waiting_for_long == 2
+    bench.run()
+    assert all(outcome.finish_reason for outcome in bench.outcomes.values())
+
+
+def test_sequence_that_outgrows_its_slot_moves_up_and_recomputes_nothing():
+    bench = Bench("2x32,1x128")
+    request = submit(1, prompt(20), max_tokens=60)
+    bench.add(request)
+    bench.run()
+    assert bench.outcomes[1].tokens == bench.undisturbed(request, 128).tokens
+    computed = sum(chunk.num_tokens for plan in bench.plans for chunk in plan.chunks())
+    assert computed == 20 + 60 - 1
+    assert bench.scheduler.num_preemptions == 1
+
+
+def test_sequence_that_outgrows_its_slot_waits_parked_while_no_longer_one_is_free():
+    bench = Bench("2x32,1x128")
+    bench.add(submit(1, prompt(60), max_tokens=30))
+    bench.add(submit(2, prompt(20, 2000), max_tokens=40))
+    bench.run()
+    assert (
+        bench.outcomes[2].tokens
+        == bench.undisturbed(submit(2, prompt(20, 2000), max_tokens=40), 128).tokens
+    )
+
+
+def test_parked_sequence_resumes_before_new_arrivals():
+    bench = Bench("2x32,1x128")
+    bench.add(submit(1, prompt(60), max_tokens=30))
+    bench.add(submit(2, prompt(20, 2000), max_tokens=40))
+    while bench.scheduler.num_preemptions == 0:
+        bench.step()
+    bench.add(submit(3, prompt(60, 3000), max_tokens=30))
+    while bench.outcomes[2].finish_reason is None:
+        bench.step()
+    assert bench.outcomes[3].tokens == []
+
+
+def test_generation_ends_with_length_at_the_longest_slots_end():
+    bench = Bench("1x64")
+    bench.add(submit(1, prompt(60), max_tokens=None))
+    bench.run()
+    assert bench.outcomes[1].finish_reason == "length"
+    assert len(bench.outcomes[1].tokens) == 4
+
+
+def test_end_of_generation_token_ends_with_stop_and_is_not_shown():
+    bench = Bench("1x256", num_vocab=7)
+    bench.add(submit(1, [3, 4, 5], max_tokens=200))
+    bench.run()
+    assert bench.outcomes[1].finish_reason == "stop"
+    assert 2 not in bench.outcomes[1].tokens
+
+
+def test_finished_sequence_leaves_its_tokens_for_the_next_turn():
+    bench = Bench("2x64")
+    first = submit(1, prompt(20), max_tokens=8)
+    bench.add(first)
+    bench.run()
+    history = prompt(20) + bench.outcomes[1].tokens
+    bench.add(submit(2, [*history, 5, 6], max_tokens=4))
+    bench.run()
+    # All but the last token drawn, which was never computed.
+    assert bench.outcomes[2].num_cached == len(history) - 1
+
+
+def test_hole_among_running_slots_is_filled_by_moving_the_last_one_down():
+    bench = Bench("3x64")
+    for sequence_id, max_tokens in ((1, 2), (2, 40), (3, 40)):
+        bench.add(submit(sequence_id, prompt(4, 1000 * sequence_id), max_tokens=max_tokens))
+    while bench.outcomes[1].finish_reason is None:
+        bench.step()
+    bench.step()
+    assert [chunk.slot for chunk in bench.plans[-1].contexts[0].chunks] == [0, 1]
+
+
+def test_hole_below_a_sequence_about_to_end_is_bridged():
+    bench = Bench("3x64")
+    for sequence_id, max_tokens in ((1, 2), (2, 9), (3, 9)):
+        bench.add(submit(sequence_id, prompt(4, 1000 * sequence_id), max_tokens=max_tokens))
+    while bench.outcomes[1].finish_reason is None:
+        bench.step()
+    bench.step()
+    (context,) = bench.plans[-1].contexts
+    assert [filler.slot for filler in context.fillers] == [0]
+    assert [chunk.slot for chunk in context.chunks] == [1, 2]
+
+
+def test_aborted_sequence_frees_its_slot_before_the_next_step():
+    bench = Bench("1x64")
+    bench.add(submit(1, prompt(4), max_tokens=50))
+    bench.step()
+    assert bench.scheduler.abort(1)
+    assert not bench.scheduler.has_work
+    assert not bench.scheduler.abort(1)
+
+
+def test_aborted_sequence_leaves_the_queue():
+    bench = Bench("1x64")
+    for sequence_id in (1, 2):
+        bench.add(submit(sequence_id, prompt(4), max_tokens=50))
+    bench.step()
+    assert bench.scheduler.abort(2)
+    assert bench.scheduler.num_waiting == 0
+
+
+def test_thought_that_spends_its_budget_is_closed_and_generation_goes_on():
+    bench = Bench("1x256")
+    budget = ThinkingBudget(max_tokens=3, end_token=77, closing_tokens=(70, 77, 71))
+    bench.add(submit(1, prompt(4), max_tokens=10, thinking=budget))
+    bench.run()
+    tokens = bench.outcomes[1].tokens
+    assert tokens[3:6] == [70, 77, 71]
+    assert len(tokens) == 10
+
+
+def test_closing_a_thought_keeps_within_max_tokens():
+    bench = Bench("1x256")
+    budget = ThinkingBudget(max_tokens=3, end_token=77, closing_tokens=(70, 77, 71))
+    bench.add(submit(1, prompt(4), max_tokens=4, thinking=budget))
+    bench.run()
+    assert len(bench.outcomes[1].tokens) == 4
+    assert bench.outcomes[1].finish_reason == "length"
