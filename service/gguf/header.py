@@ -98,6 +98,14 @@ class Tensor:
     def num_elements(self) -> int:
         return math.prod(self.shape)
 
+    @property
+    def row_len(self) -> int:
+        return self.shape[0] if self.shape else 1
+
+    @property
+    def num_rows(self) -> int:
+        return math.prod(self.shape[1:])
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Header:

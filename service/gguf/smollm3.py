@@ -54,7 +54,7 @@ SPECIAL_TOKENS: Mapping[int, str] = {
 }
 """For synthetic files only: code that reads a model asks its vocabulary."""
 
-QUANTISED_TYPES = frozenset(
+ACCEPTED_TYPES = frozenset(
     {
         GGMLQuantizationType.F32,
         GGMLQuantizationType.F16,

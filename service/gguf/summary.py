@@ -89,6 +89,8 @@ class TokenizerSummary:
 class KeyMapping:
     """One key of the llama family and the SmolLM3 key that it copies."""
 
+    suffix: str
+    """The key without its family."""
     source: str
     target: str
     source_value: Scalar | None
@@ -233,6 +235,7 @@ def _map_key(header: Header, suffix: str) -> KeyMapping:
     else:
         state = "different"
     return KeyMapping(
+        suffix=suffix,
         source=source,
         target=target,
         source_value=_scalar(header.fields.get(source)),
