@@ -55,7 +55,9 @@ class LlamaContext:
                 "too little memory; give ENGINE__CONTEXTS fewer or shorter slots"
             )
         self._handle = handle
-        self._kv = llama_cpp.llama_get_memory(handle)
+        kv = llama_cpp.llama_get_memory(handle)
+        assert kv is not None
+        self._kv = kv
         self._num_vocab = model.num_vocab
         self._magic: int | None = None
         self._restore_buffer: Bytes = np.empty(0, np.uint8)
@@ -95,16 +97,17 @@ class LlamaContext:
 
     def save(self, slot: int) -> Snapshot:
         """A copy of a slot's state, in canonical form."""
-        size = llama_cpp.llama_state_seq_get_size(self._handle, slot)
+        seq_id = llama_cpp.llama_seq_id(slot)
+        size = llama_cpp.llama_state_seq_get_size(self._handle, seq_id)
         state = np.empty(size, np.uint8)
-        written = llama_cpp.llama_state_seq_get_data(self._handle, _pointer(state), size, slot)
+        written = llama_cpp.llama_state_seq_get_data(self._handle, _pointer(state), size, seq_id)
         if written != size:
             raise LlamaError(f"slot {slot} cannot be saved: {written} of {size} bytes written")
         self._magic = int.from_bytes(state[:4].tobytes(), "little")
         return canonical(state, slot=slot)
 
     def restore(self, slot: int, snapshot: Snapshot) -> None:
-        """Make a slot's state that of `snapshot`, which any context of this model may have saved."""
+        """Make a slot's state that of `snapshot`, which any context of the model may have saved."""
         self.truncate(slot, 0)
         if snapshot.num_tokens == 0:
             return
@@ -113,7 +116,8 @@ class LlamaContext:
             self._restore_buffer = np.empty(size, np.uint8)
         buffer = self._restore_buffer
         write_state(snapshot, magic=self._state_magic(), num_streams=self.num_slots, out=buffer)
-        if not llama_cpp.llama_state_seq_set_data(self._handle, _pointer(buffer), size, slot):
+        seq_id = llama_cpp.llama_seq_id(slot)
+        if not llama_cpp.llama_state_seq_set_data(self._handle, _pointer(buffer), size, seq_id):
             raise LlamaError(f"a snapshot of {snapshot.num_tokens} tokens does not fit slot {slot}")
 
     def _state_magic(self) -> int:
@@ -150,4 +154,5 @@ def _meaning(code: int) -> str:
 
 
 def _pointer(array: Bytes) -> "ctypes.Array[ctypes.c_uint8]":
-    return array.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))  # pyright: ignore[reportReturnType] - the stubs of llama_cpp call every pointer an array
+    # llama_cpp's stubs call every pointer an array.
+    return array.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))  # pyright: ignore[reportReturnType]

@@ -3,7 +3,7 @@
 import ctypes
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -67,7 +67,7 @@ class _BufferLines(logging.Handler):
 
 
 @contextmanager
-def measure_memory() -> Iterator[MemoryUse]:
+def measure_memory() -> Generator[MemoryUse]:
     """Collect what llama.cpp allocates inside the block; it says so in its log only."""
     use = MemoryUse()
     handler = _BufferLines(use)

@@ -3,13 +3,16 @@
 import ctypes
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import llama_cpp
 
 from service.errors import ModelFileError
-from service.llama.library import MemoryUse, initialise, measure_memory
+from service.llama.library import initialise, measure_memory
 
 Progress = Callable[[float], None]
+
+_CProgress = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_float, ctypes.c_void_p)
 
 
 class LlamaModel:
@@ -26,8 +29,9 @@ class LlamaModel:
     ) -> None:
         """Load the weights of `path`.
 
-        `gpu_layers` < 0 is all; `gpu` names the one device to use. `extra_buffers` allows repacked copies of weights (AMX and the
-        like), which are faster and cost anonymous memory. `progress` gets 0.0 … 1.0.
+        `gpu_layers` < 0 is all; `gpu` names the one device to use. `extra_buffers` allows repacked
+        copies of weights (AMX and the like), which are faster and cost anonymous memory.
+        `progress` gets 0.0 … 1.0.
 
         Raises ModelFileError if llama.cpp cannot load the file.
         """
@@ -38,7 +42,8 @@ class LlamaModel:
         if gpu is not None:
             params.split_mode = llama_cpp.LLAMA_SPLIT_MODE_NONE
             params.main_gpu = gpu
-        callback = _progress_callback(progress)
+        # Kept in a name: ctypes does not keep the callback alive for llama.cpp.
+        callback = _callback_of(progress)
         params.progress_callback = callback
         with measure_memory() as self.memory:
             handle = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
@@ -46,7 +51,9 @@ class LlamaModel:
             raise ModelFileError(f"llama.cpp cannot load {path}; `smolserve gguf verify` says why")
         self.handle = handle
         self.path = path
-        self.num_vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(handle))
+        vocab = llama_cpp.llama_model_get_vocab(handle)
+        assert vocab is not None
+        self.num_vocab = llama_cpp.llama_vocab_n_tokens(vocab)
         self.context_len = llama_cpp.llama_model_n_ctx_train(handle)
 
     def close(self) -> None:
@@ -62,13 +69,10 @@ def _is_repacked(buffer: str) -> bool:
     return buffer in {"AMX", "CPU_REPACK", "CPU_KLEIDIAI", "CPU_RISCV64_SPACEMIT"}
 
 
-def _progress_callback(progress: Progress | None) -> llama_cpp.llama_progress_callback:
-    def report(fraction: float, _user_data: ctypes.c_void_p) -> bool:
+def _callback_of(progress: Progress | None) -> Any:  # noqa: ANN401 - ctypes' class is made at run time
+    def report(fraction: float, _user_data: int | None) -> bool:
         if progress is not None:
             progress(fraction)
         return True
 
-    return llama_cpp.llama_progress_callback(report)
-
-
-__all__ = ["LlamaModel", "MemoryUse", "Progress"]
+    return _CProgress(report)

@@ -4,9 +4,10 @@ What `llama_state_seq_get_data` writes depends on the context's shape:
 
     magic u32 | seq id i32 | n_stream u32 | per stream: cell count u32, then its cells if any
 
-Only the sequence's own stream has cells, and on reading they go to the target's own stream wherever
-they stand. So the canonical form is that one stream's `cell count + cells`, and a context of another
-shape reads it with its own n_stream before and a zero count for each further stream after.
+Only the sequence's own stream has cells, and on reading they go to the target's own stream
+wherever they stand. So the canonical form is that one stream's `cell count + cells`, and a context
+of another shape reads it with its own n_stream before and a zero count for each further stream
+after.
 (llama-kv-cache.cpp, `state_write` and `state_read_sinfo`.)
 """
 

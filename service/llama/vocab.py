@@ -1,12 +1,16 @@
 """A model's vocabulary and metadata, loaded without its weights."""
 
 import ctypes
+from collections.abc import Callable
 from pathlib import Path
 
 import llama_cpp
 
 from service.errors import LlamaError, ModelFileError
 from service.llama.library import initialise
+
+_NO_BOS = False
+_SPECIAL = True
 
 _CONTROL = 1 << 3
 _USER_DEFINED = 1 << 4
@@ -25,7 +29,9 @@ class Vocab:
         if not model:
             raise ModelFileError(f"llama.cpp cannot read the vocabulary of {path}")
         self._model = model
-        self._vocab = vocab = llama_cpp.llama_model_get_vocab(model)
+        vocab = llama_cpp.llama_model_get_vocab(model)
+        assert vocab is not None
+        self._vocab = vocab
         self._pieces: dict[int, bytes] = {}
         self.num_tokens = llama_cpp.llama_vocab_n_tokens(vocab)
         self.bos = _token_or_none(llama_cpp.llama_vocab_bos(vocab))
@@ -61,7 +67,7 @@ class Vocab:
         capacity = len(data) + 8
         tokens = (llama_cpp.llama_token * capacity)()
         count = llama_cpp.llama_tokenize(
-            self._vocab, data, len(data), tokens, capacity, False, parse_special
+            self._vocab, data, len(data), tokens, capacity, _NO_BOS, parse_special
         )
         if count < 0:
             raise LlamaError(f"tokenising {len(data)} bytes needs {-count} tokens")
@@ -86,13 +92,16 @@ class Vocab:
         capacity = 64
         while True:
             buffer = ctypes.create_string_buffer(capacity)
-            length = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, capacity, 0, True)
+            length = llama_cpp.llama_token_to_piece(
+                self._vocab, token, buffer, capacity, 0, _SPECIAL
+            )
             if length >= 0:
                 return buffer.raw[:length]
             capacity = -length
 
 
-def _token_or_none(token: int) -> int | None:
+def _token_or_none(token: object) -> int | None:
+    assert isinstance(token, int)  # ctypes converts; the stubs say c_int32
     return None if token < 0 else token
 
 
@@ -104,11 +113,12 @@ def _read_metadata(model: llama_cpp.llama_model_p) -> dict[str, str]:
     return metadata
 
 
-def _read_string(read, model, index: int) -> str:
+def _read_string(read: Callable[..., int], model: llama_cpp.llama_model_p, index: int) -> str:
+    """What `read` writes as a C string; it returns the length that it needs."""
     capacity = 256
     while True:
         buffer = ctypes.create_string_buffer(capacity)
         length = read(model, index, buffer, capacity)
         if length < capacity:
-            return buffer.raw[:length].decode("utf-8", "replace")
+            return buffer.raw[: max(length, 0)].decode("utf-8", "replace")
         capacity = length + 1

@@ -51,11 +51,7 @@ def test_prefix_in_another_idle_slot_is_copied():
     slots.take_operations()
     acquired = slots.acquire(2, 0, "", run(1000, 40) + run(7000, 4))
     assert (acquired.slot.index, acquired.num_cached) == (0, 40)
-    displaced, copied, restored, dropped = slots.take_operations()
-    assert displaced == Save(0, 0, displaced.snapshot_id)
-    assert copied == Save(0, 1, copied.snapshot_id)
-    assert restored == Restore(0, 0, copied.snapshot_id, 40)
-    assert dropped == Drop(copied.snapshot_id)
+    assert slots.take_operations() == [Save(0, 0, 1), Save(0, 1, 2), Restore(0, 0, 2, 40), Drop(2)]
 
 
 def test_what_an_idle_slot_held_goes_to_the_store_and_comes_back():
