@@ -8,7 +8,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 
-SETTINGS := $(foreach v,$(filter-out PYTHON UPGRADE,$(.VARIABLES)),\
+SETTINGS := $(foreach v,$(filter-out PYTHON UPGRADE SMOLSERVE_%,$(.VARIABLES)),\
 	$(if $(filter command,$(firstword $(origin $v))),$v))
 $(foreach v,$(SETTINGS),$(eval export SMOLSERVE_$v := $$($v)))
 

@@ -133,5 +133,5 @@ def _explain(log: Path) -> str:
         if re.search(pattern, text, re.IGNORECASE):
             return advice
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    errors = [line for line in lines if re.search(r"\berror\b", line, re.IGNORECASE)]
+    errors = [line for line in lines if re.search(r"(\berror|\bERROR|Error):", line)]
     return (errors or lines or ["it said nothing"])[0][:200]

@@ -16,8 +16,9 @@ from deploy.setup.errors import SetupError
 from deploy.setup.machine import require_space
 from deploy.setup.wheel import WheelBuild
 
+_LOCKS = ("requirements.txt", "requirements-dev.txt")
 _PACKAGES_GIB = 1.0
-_PIP_COUNTER = r"^\s*(Collecting|Processing|Installing) [^\s(]+"
+_PIP_COUNTER = r"^\s*(Collecting [^\s;(]+|Installing collected packages)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,15 +55,17 @@ class Environment:
         make_venv = [sys.executable, "-m", "venv", str(self.folder)]
         self._run(f"making .venv for Python {platform.python_version()}", make_venv)
 
-    def install_packages(self, lock: str) -> None:
-        """Install what `lock`, a file of the checkout, pins; the development lock holds both."""
-        file = self.root / lock
-        if self._is_stamped("packages", wanted := _digest(file)):
+    def install_packages(self, *, dev: bool) -> None:
+        """Install what the lock pins; the development lock holds all of the other."""
+        wanted = {name: _digest(self.root / name) for name in _LOCKS}
+        lock = _LOCKS[dev]
+        if self._is_stamped(lock, wanted[lock]):
             return
         require_space(self.root, _PACKAGES_GIB, "installing the packages")
-        install = ("--require-hashes", "-r", str(file))
+        install = ("--require-hashes", "-r", str(self.root / lock))
         self._pip_install(f"installing {lock}", *install, counter=_PIP_COUNTER)
-        self._stamp("packages", wanted)
+        for name in _LOCKS[: dev + 1]:
+            self._stamp(name, wanted[name])
 
     def install_llama(self, build: WheelBuild) -> None:
         if self._is_stamped("llama", wanted := build.identity()):

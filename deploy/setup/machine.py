@@ -57,11 +57,12 @@ def require_nvcc(env: Mapping[str, str]) -> str:
     Raises:
         SetupError: there is none.
     """
-    found = _find(env, env.get("CUDACXX") or "nvcc", "/usr/local/cuda/bin/nvcc")
+    home = env.get("CUDA_HOME") or "/usr/local/cuda"
+    found = _find(env, env.get("CUDACXX") or "nvcc", f"{home}/bin/nvcc")
     if found is not None:
         return found
     raise SetupError(
-        "SMOLSERVE_BACKEND=cuda needs nvcc, and none is on PATH, in CUDACXX or in /usr/local/cuda; "
+        "SMOLSERVE_BACKEND=cuda needs nvcc, and none is on PATH, in CUDACXX or in CUDA_HOME; "
         "install the CUDA toolkit (sudo apt install nvidia-cuda-toolkit, or NVIDIA's own packages)"
     )
 

@@ -43,7 +43,7 @@ def prepare(root: Path, env: Mapping[str, str], arguments: argparse.Namespace) -
     cache = _cache_folder(env)
     environment = Environment(root=root, logs=cache / "logs", env=env)
     environment.make()
-    environment.install_packages("requirements-dev.txt" if arguments.dev else "requirements.txt")
+    environment.install_packages(dev=arguments.dev)
     environment.install_llama(WheelBuild(root=root, cache=cache, backend=backend, env=env))
     environment.install_checkout()
     if not arguments.no_model:

@@ -25,6 +25,7 @@ def build_app() -> typer.Typer:
         name="smolserve",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
+        add_completion=False,
     )
     app.callback(help="Serve a small language model behind OpenAI's API.")(_root)
     app.command()(serve)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import msgspec
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from service.models.catalog import CatalogEntry, default_models_dir, find_entry, load_catalog
 from service.models.progress import show_progress
@@ -42,11 +42,11 @@ def list_models(models_dir: ModelsDir = None, *, as_json: AsJson = False) -> Non
     if as_json:
         typer.echo(msgspec.json.format(msgspec.json.encode(states)))
         return
-    table = Table("name", "state", "size", "context", "license", "description", box=None)
+    table = Table(Column("name", no_wrap=True), "state", "size", "context", "description", box=None)
     for state in states:
         size = f"{state.size / 1e6:,.0f} MB" if state.size else "?"
         context = f"{state.context_len:,}"
-        table.add_row(state.name, state.state, size, context, state.license, state.description)
+        table.add_row(state.name, state.state, size, context, state.description)
     Console().print(table)
 
 
