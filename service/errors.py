@@ -9,6 +9,7 @@
     │   │   └── ContextLengthExceeded the prompt does not fit the largest slot
     │   ├── AuthenticationError       no API key, or a wrong one
     │   ├── ModelNotFound             the request names a model that is not served here
+    │   ├── BodyTooLarge              the request's body is over the limit
     │   └── QueueFull                 the bounded queue is full; retry later
     └── EngineError                   our side failed
         ├── EngineUnavailable         no worker is ready: loading, restarting or draining
@@ -81,6 +82,12 @@ class ModelNotFound(RequestError):  # noqa: N818 - OpenAI's code is model_not_fo
     """The request names a model that is not served here."""
 
     code = "model_not_found"
+
+
+class BodyTooLarge(RequestError):  # noqa: N818 - a condition, not a fault
+    """The request's body is over the limit."""
+
+    code = "body_too_large"
 
 
 class QueueFull(RequestError):  # noqa: N818 - a condition, not a fault

@@ -37,6 +37,7 @@ class Metrics:
     def __init__(
         self, registry: CollectorRegistry, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
+        self.registry = registry
         self._clock = clock
         self._workers = WorkersCollector(psutil.Process(os.getpid()))
         self._prompt_rate = RateWindow(RATE_WINDOW_SECONDS)

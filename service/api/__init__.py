@@ -1,0 +1,1 @@
+"""HTTP and OpenAI's wire format; nothing else imports FastAPI. See docs/architecture.md."""

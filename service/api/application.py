@@ -1,0 +1,80 @@
+"""The ASGI application, put together from what it is given."""
+
+from collections.abc import Sequence
+from http import HTTPStatus
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from structlog.typing import FilteringBoundLogger
+
+from service.api.chat import ChatCompletions
+from service.api.config import ApiConfig
+from service.api.drain import Drain
+from service.api.engine import Engine
+from service.api.errors import status_response
+from service.api.keys import ApiKeys
+from service.api.middleware import ApiKeyMiddleware, ExchangeMiddleware
+from service.api.routes import health_routes, metrics_routes, model_routes
+from service.api.served_model import ServedModel
+from service.telemetry.metrics import Metrics
+
+_EXPOSED_HEADERS = ("x-request-id", "x-session-id", "openai-processing-ms", "retry-after")
+
+
+def build_application(
+    config: ApiConfig,
+    *,
+    model: ServedModel,
+    engine: Engine,
+    drain: Drain,
+    metrics: Metrics,
+    log: FilteringBoundLogger,
+) -> FastAPI:
+    """Starts nothing; the engine may still be loading."""
+    middleware = [
+        Middleware(ExchangeMiddleware, log=log, metrics=metrics),
+        Middleware(ApiKeyMiddleware, keys=ApiKeys(config.api_keys)),
+    ]
+    if config.cors_origins:
+        middleware.insert(0, _allow_origins(config.cors_origins))
+    app = FastAPI(
+        title="smolserve",
+        openapi_url=None,  # the contract is OpenAI's, and their SDKs are its documentation
+        middleware=middleware,
+        exception_handlers={HTTPException: _refuse},
+    )
+    completions = ChatCompletions(config, model=model, engine=engine, drain=drain)
+    app.router.routes.append(Route("/v1/chat/completions", completions, methods=["POST"]))
+    app.include_router(model_routes(model, engine))
+    app.include_router(health_routes(engine, drain))
+    app.include_router(metrics_routes(metrics.registry))
+    return app
+
+
+def _allow_origins(origins: Sequence[str]) -> Middleware:
+    return Middleware(
+        CORSMiddleware,
+        allow_origins=origins,
+        allow_methods=["GET", "POST"],
+        allow_headers=["*"],
+        expose_headers=_EXPOSED_HEADERS,
+    )
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    """What the router itself refuses, in the form of all errors."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        message = f"There is nothing at {request.url.path[:200]}."
+    elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        message = f"{request.url.path} does not take {request.method}."
+    else:
+        message = str(error.detail)
+    response = status_response(error.status_code, message)
+    response.headers.update(error.headers or {})
+    return response

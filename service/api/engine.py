@@ -1,0 +1,19 @@
+"""What the API needs of the engine's side; `service.runtime.pool.EnginePool` is it."""
+
+from typing import Protocol
+
+from service.core.request import GenerationRequest
+from service.runtime.stream import OutputStream
+
+
+class Engine(Protocol):
+    @property
+    def is_ready(self) -> bool: ...
+    @property
+    def max_context_len(self) -> int:
+        """Tokens of the largest slot: prompt and output."""
+        ...
+
+    def submit(self, request: GenerationRequest) -> OutputStream:
+        """Raises QueueFull or EngineUnavailable."""
+        ...

@@ -1,0 +1,98 @@
+"""Pure ASGI layers around the routes; BaseHTTPMiddleware would hide disconnects and cost a task."""
+
+from collections.abc import MutableMapping
+from typing import Any
+
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.typing import FilteringBoundLogger
+
+from service.api.errors import error_response, internal_error
+from service.api.exchange import Exchange, read_header
+from service.api.keys import ApiKeys
+from service.errors import EngineError, SmolserveError
+from service.telemetry.metrics import Metrics
+
+OPEN_PATHS = frozenset({"/health/live"})
+"""Answered without a key: a probe has none, and liveness tells nothing."""
+
+_QUIET_PATHS = frozenset({"/health/live", "/health/ready", "/metrics"})
+_CLIENT_LEFT = 499
+
+
+class ExchangeMiddleware:
+    """Gives each request its ids and its log line, and each exception its response."""
+
+    def __init__(self, app: ASGIApp, *, log: FilteringBoundLogger, metrics: Metrics) -> None:
+        self._app = app
+        self._log = log
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange = Exchange.open(scope)
+
+        async def send_with_ids(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                exchange.status = message["status"]
+                _add_headers(message, exchange)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_ids)
+        except ClientDisconnect:
+            exchange.facts["client_left"] = True
+        except SmolserveError as error:
+            self._count(error)
+            exchange.facts["error"] = error.code
+            if exchange.status is None:
+                await error_response(error)(scope, receive, send_with_ids)
+        except Exception:  # noqa: BLE001 - the top of a request; what is left is our fault
+            self._log.exception("request failed", request_id=exchange.request_id)
+            exchange.facts["error"] = SmolserveError.code
+            if exchange.status is None:
+                error = internal_error(exchange.request_id)
+                await error_response(error)(scope, receive, send_with_ids)
+        finally:
+            self._write_line(scope, exchange)
+
+    def _count(self, error: SmolserveError) -> None:
+        if not isinstance(error, EngineError) or error.code == "engine_unavailable":
+            self._metrics.request_rejected(error.code)
+
+    def _write_line(self, scope: Scope, exchange: Exchange) -> None:
+        write = self._log.debug if scope["path"] in _QUIET_PATHS else self._log.info
+        write(
+            "request",
+            method=scope["method"],
+            path=scope["path"],
+            status=_CLIENT_LEFT if exchange.status is None else exchange.status,
+            request_id=exchange.request_id,
+            duration_ms=exchange.elapsed_ms(),
+            **exchange.facts,
+        )
+
+
+class ApiKeyMiddleware:
+    """Asks every route but liveness for a key, where keys are set."""
+
+    def __init__(self, app: ASGIApp, *, keys: ApiKeys) -> None:
+        self._app = app
+        self._keys = keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+            authorization = read_header(scope, b"authorization")
+            Exchange.of(scope).tenant = self._keys.authenticate(authorization)
+        await self._app(scope, receive, send)
+
+
+def _add_headers(message: MutableMapping[str, Any], exchange: Exchange) -> None:
+    message["headers"] = [
+        *message.get("headers", ()),
+        (b"x-request-id", exchange.request_id.encode()),
+        (b"x-session-id", exchange.session_id.encode()),
+        (b"openai-processing-ms", str(exchange.elapsed_ms()).encode()),
+    ]

@@ -1,0 +1,63 @@
+"""Request bodies to schemas; what Pydantic complains of becomes one error that names the field."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar, cast
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails, from_json
+
+from service.errors import InvalidRequest
+
+Schema = TypeVar("Schema", bound=BaseModel)
+
+UNKNOWN_PARAMETER = "unknown_parameter"
+UNSUPPORTED_PARAMETER = "unsupported_parameter"
+_MAX_NAMED = 8
+
+
+def parse_body(schema: type[Schema], body: bytes) -> Schema:
+    """Raises InvalidRequest; `param` is a path such as messages[2].content[0].type."""
+    try:
+        return schema.model_validate_json(body)
+    except ValidationError as error:
+        raise _explain(error.errors(include_url=False), body) from None
+
+
+def _explain(errors: Sequence[ErrorDetails], body: bytes) -> InvalidRequest:
+    first = next((item for item in errors if item["type"] == UNSUPPORTED_PARAMETER), errors[0])
+    if first["type"] == "json_invalid":
+        reason = first["msg"].removeprefix("Invalid JSON: ")
+        return InvalidRequest(f"The body is not valid JSON: {reason}.", code="invalid_json")
+    if first["loc"] == ():
+        return InvalidRequest("The body must be a JSON object.", code="invalid_json")
+    document = from_json(body)
+    unknown = [_path(item, document) for item in errors if item["type"] == "extra_forbidden"]
+    if unknown and first["type"] != UNSUPPORTED_PARAMETER:
+        named = ", ".join(unknown[:_MAX_NAMED])
+        return InvalidRequest(
+            f"Unknown field{'s' * (len(unknown) > 1)}: {named}.",
+            param=unknown[0],
+            code=UNKNOWN_PARAMETER,
+        )
+    path = _path(first, document)
+    code = UNSUPPORTED_PARAMETER if first["type"] == UNSUPPORTED_PARAMETER else None
+    if first["type"] == "missing":
+        return InvalidRequest(f"{path} is required.", param=path, code="missing_required_parameter")
+    message = first["msg"].removeprefix("Value error, ")
+    return InvalidRequest(f"{path}: {message}", param=path, code=code)
+
+
+def _path(error: ErrorDetails, document: object) -> str:
+    """The error's location as a path into the document; Pydantic's union labels are not in it."""
+    path = ""
+    current: Any = document
+    for part in error["loc"]:
+        if isinstance(current, list) and isinstance(part, int):
+            path += f"[{part}]"
+            current = cast("list[object]", current)[part]
+        elif isinstance(current, Mapping) and part in current:
+            path += f".{part}"
+            current = cast("Mapping[object, object]", current)[part]
+    if error["type"] == "missing":
+        path += f".{error['loc'][-1]}"
+    return path.removeprefix(".")

@@ -1,0 +1,247 @@
+"""A service over HTTP whose engine does what the test says."""
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import httpx
+import structlog
+from openai import AsyncOpenAI, OpenAI
+from prometheus_client import CollectorRegistry
+from starlette.types import ASGIApp, Message
+
+from service.api.application import build_application
+from service.api.config import ApiConfig
+from service.api.drain import Drain
+from service.api.served_model import ServedModel
+from service.api.server import Server, bind
+from service.chat.parser import TaggedParser, Tags
+from service.chat.prompt import plain
+from service.core.request import ThinkingBudget
+from service.core.sampling import SamplingParams
+from service.runtime.stream import OutputStream
+from service.telemetry.metrics import Metrics
+
+MODEL = "scripted"
+
+
+def tokens_of(text):
+    """A token is a character."""
+    return [ord(character) for character in text]
+
+
+class CharacterVocabulary:
+    bos = eos = None
+    add_bos = False
+    special_texts: frozenset[str] = frozenset()
+    chat_template = None
+    num_tokens = 50_000
+
+    def __init__(self):
+        self.metadata: dict[str, str] = {}
+
+    def tokenize(self, text, *, parse_special):  # noqa: ARG002
+        return tokens_of(text)
+
+    def token_text(self, token_id):
+        return chr(token_id)
+
+    def special_id(self, text):  # noqa: ARG002
+        return None
+
+
+class PlainFormat:
+    """One line a message; thinks in <think> and calls in <tool_call> when the model does."""
+
+    name = "plain"
+    supports_tools = True
+
+    def __init__(self, *, supports_thinking=True):
+        self.supports_thinking = supports_thinking
+
+    def render(self, conversation):
+        if any("explode" in message.content for message in conversation.messages):
+            raise ZeroDivisionError
+        return [plain(f"{each.role}: {each.content}\n") for each in conversation.messages]
+
+    def thinks(self, conversation):
+        return conversation.enable_thinking is not False
+
+    def parser(self, conversation):  # noqa: ARG002
+        return TaggedParser(Tags(thinking=True, tool_calls=True), lambda: "call_1")
+
+    def thinking_budget(self, vocab, max_tokens):  # noqa: ARG002
+        return ThinkingBudget(max_tokens=max_tokens, end_token=1, closing_tokens=(1,))
+
+
+class ScriptedEngine:
+    """Streams say `answer` at once, or what the test pushes when there is none."""
+
+    def __init__(
+        self,
+        answer: str | None = "Hello there",
+        *,
+        finish_reason: Literal["stop", "length"] = "stop",
+        context_len: int = 2000,
+    ):
+        self.is_ready = True
+        self.max_context_len = context_len
+        self.answer = answer
+        self.finish_reason: Literal["stop", "length"] = finish_reason
+        self.num_cached_tokens = 0
+        self.refusal: Exception | None = None
+        self.requests = []
+        self._streams = asyncio.Queue()
+        self._aborted = asyncio.Queue()
+
+    def submit(self, request):
+        if self.refusal is not None:
+            raise self.refusal
+        self.requests.append(request)
+        stream = OutputStream(
+            request, token_bytes=lambda token: chr(token).encode(), on_abort=self._note_abort
+        )
+        self._streams.put_nowait(stream)
+        if self.answer is not None:
+            stream.begin(self.num_cached_tokens)
+            stream.push(tokens_of(self.answer), self.finish_reason)
+        return stream
+
+    async def next_stream(self):
+        """The stream of the next request, in the order of arrival."""
+        async with asyncio.timeout(5):
+            return await self._streams.get()
+
+    async def next_aborted(self):
+        """The stage that the next aborted request was in."""
+        async with asyncio.timeout(5):
+            return await self._aborted.get()
+
+    def _note_abort(self, stream):
+        self._aborted.put_nowait(stream.stage)
+
+
+def keeping_logger(lines):
+    """A logger that puts what it is told into a list."""
+
+    def keep(_logger, _method, event):
+        lines.append(event)
+        raise structlog.DropEvent
+
+    return structlog.wrap_logger(
+        None, processors=[keep], wrapper_class=structlog.make_filtering_bound_logger(0)
+    )
+
+
+@dataclass
+class Service:
+    url: str
+    engine: ScriptedEngine
+    drain: Drain
+    server: Server
+    registry: CollectorRegistry
+    app: ASGIApp
+    log: list[dict[str, Any]] = field(default_factory=list)
+
+    def sync_client(self, **options):
+        return OpenAI(**self._options(options))
+
+    def client(self, **options):
+        return AsyncOpenAI(**self._options(options))
+
+    def http(self, **options):
+        return httpx.AsyncClient(base_url=self.url, **options)
+
+    def value(self, name, **labels):
+        return self.registry.get_sample_value(f"smolserve_{name}", labels)
+
+    def _options(self, options):
+        return {"base_url": f"{self.url}/v1", "api_key": "none", "max_retries": 0} | options
+
+
+@asynccontextmanager
+async def serving(
+    engine=None, *, supports_thinking=True, sampling=None, drain_timeout_seconds=5.0, **config
+):
+    registry = CollectorRegistry()
+    engine = engine or ScriptedEngine()
+    drain = Drain()
+    lines: list[dict[str, Any]] = []
+    app = build_application(
+        ApiConfig(**config),
+        model=ServedModel(
+            id=MODEL,
+            created=1_700_000_000,
+            context_len=4096,
+            sampling=sampling or SamplingParams(temperature=0.6, top_p=0.95),
+            format=PlainFormat(supports_thinking=supports_thinking),
+            vocab=CharacterVocabulary(),
+        ),
+        engine=engine,
+        drain=drain,
+        metrics=Metrics(registry),
+        log=keeping_logger(lines),
+    )
+    listener = bind("127.0.0.1", 0)
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    server = Server(app, listener, drain, drain_timeout_seconds=drain_timeout_seconds)
+    running = asyncio.create_task(server.run())
+    try:
+        yield Service(url, engine, drain, server, registry, app, lines)
+    finally:
+        server.stop()
+        server.stop()
+        await running
+
+
+def hello(**changes):
+    """A request body that is answered."""
+    return {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]} | changes
+
+
+async def read_events(response):
+    """The data of each server-sent event, and comments with their colon."""
+    return [line.removeprefix("data: ") async for line in response.aiter_lines() if line]
+
+
+async def until(condition):
+    """Waits for what nothing announces."""
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 - a signal handler or a log line sets no event
+            await asyncio.sleep(0)
+
+
+async def start_stream(service, client, **changes):
+    """A request's stream, and its chunks behind the role; "a" has been said."""
+    creating = asyncio.create_task(client.chat.completions.create(**hello(stream=True, **changes)))
+    stream = await service.engine.next_stream()
+    stream.begin(0)
+    stream.push(tokens_of("a"), None)
+    chunks = await creating
+    assert (await anext(chunks)).choices[0].delta.role == "assistant"
+    return stream, chunks
+
+
+def post_scope():
+    """An ASGI scope of a chat request, for tests that are the socket themselves."""
+    return {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/chat/completions",
+        "query_string": b"",
+        "headers": [],
+    }
+
+
+def one_body(body):
+    """An ASGI receive that gives the body, and then waits as a socket does."""
+    messages: list[Message] = [{"type": "http.request", "body": json.dumps(body).encode()}]
+
+    async def receive():
+        if not messages:
+            await asyncio.Event().wait()
+        return messages.pop()
+
+    return receive
