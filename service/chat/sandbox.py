@@ -7,7 +7,7 @@ character made is paid for from a budget that belongs to one rendering.
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import CodeType, TracebackType
 from typing import Any, NoReturn, cast
 
@@ -94,10 +94,24 @@ class _Environment(ImmutableSandboxedEnvironment):
         meter.count_chars(_size(result))
         return result
 
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:  # noqa: ANN401 - as Jinja's
+        wrapped = super().wrap_str_format(value)
+        if wrapped is not None:
+            _refuse_widths(value.__self__)
+        return wrapped
+
     @jinja2.pass_context
     def count_turn(self, context: Context) -> None:
-        """What `_meter_loops` puts at the head of loops and macros."""
+        """What `_meter_loops` puts at the head of all that can run again."""
         _meter(context).count_turn()
+
+    @jinja2.pass_context
+    def iterate(self, context: Context, items: Iterable[object]) -> Iterator[object]:
+        """Stands for what a loop runs over: a filtered loop turns without its body."""
+        meter = _meter(context)
+        for item in items:
+            meter.count_turn()
+            yield item
 
     @jinja2.pass_context
     def join_metered(self, context: Context, *values: object) -> str:
@@ -200,6 +214,9 @@ def _meter_loops(tree: nodes.Template) -> None:
     for node in list(tree.find_all((nodes.For, nodes.Macro, nodes.CallBlock, nodes.Block))):
         turn = nodes.Call(nodes.EnvironmentAttribute("count_turn"), [], [], None, None)
         node.body.insert(0, nodes.ExprStmt(turn).set_lineno(node.lineno))
+        if isinstance(node, nodes.For):
+            iterate = nodes.EnvironmentAttribute("iterate")
+            node.iter = nodes.Call(iterate, [node.iter], [], None, None).set_lineno(node.lineno)
     _replace_concats(tree)
 
 
@@ -247,7 +264,7 @@ def _refuse_huge(*values: object) -> None:
 
 
 def _refuse_widths(text: str) -> None:
-    if re.search(r"\d{5}|%[-+ #0]*\*|\.\*", text):
+    if re.search(r"\d{5}|%[-+ #0]*\*|\.\*|:[^{}]*\{", text):
         raise jinja2.TemplateRuntimeError("a format with widths that large is refused")
 
 
@@ -266,9 +283,6 @@ def _method_len(owner: str, method: str, args: tuple[Any, ...]) -> int:
         case "join", (items,) if isinstance(items, (list, tuple)):
             texts = cast("Sequence[object]", items)
             return sum(map(_size, texts)) + len(owner) * len(texts)
-        case "format" | "format_map", _:
-            _refuse_widths(owner)
-            return 0
         case _:
             return 0
 
