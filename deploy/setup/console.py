@@ -57,42 +57,34 @@ def run_logged(
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    with log.open("wb") as sink, _Process(command, env) as process:
-        reader = _Reader(process.stdout, sink, counter)
+    with log.open("wb") as sink, _start(command, env) as child:
+        assert child.stdout is not None
+        reader = _Reader(child.stdout, sink, counter)
         reader.start()
-        _report_until_done(title, reader, started)
-        returncode = process.wait()
+        try:
+            _report_until_done(title, reader, started)
+        except BaseException:
+            os.killpg(child.pid, signal.SIGKILL)
+            raise
+        finally:
+            reader.join()
     if reader.failure is not None:
         raise SetupError(f"{title} failed: cannot write {log}: {reader.failure}")
-    if returncode != 0:
+    if child.returncode != 0:
         raise SetupError(f"{title} failed: {_explain(log)}. Full log: {log}")
     say(f"{title}: done in {time.monotonic() - started:.0f} s")
 
 
-class _Process:
-    """A child and its children; leaving the block ends them all, however it is left."""
-
-    def __init__(self, command: Sequence[str], env: Mapping[str, str]) -> None:
-        self._child = subprocess.Popen(
-            command,
-            env=dict(env),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        assert self._child.stdout is not None
-        self.stdout: IO[bytes] = self._child.stdout
-        self.wait = self._child.wait
-
-    def __enter__(self) -> "_Process":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._child.poll() is None:
-            os.killpg(self._child.pid, signal.SIGKILL)
-            self._child.wait()
-        self.stdout.close()
+def _start(command: Sequence[str], env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """In a session of its own, so that its children can be ended with it."""
+    return subprocess.Popen(
+        command,
+        env=dict(env),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
 
 
 class _Reader(threading.Thread):
