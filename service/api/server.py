@@ -4,7 +4,7 @@ import asyncio
 import signal
 import socket
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -95,7 +95,7 @@ class Server:
         finally:
             stopping.cancel()
             self._http.force_exit = self._hurrying.is_set()
-            self._http.should_exit = True
+            self._http.end()
             await serving
 
     async def _wait_for_streams(self) -> None:
@@ -131,6 +131,22 @@ def obey_signals(server: Server, drain: Drain) -> Generator[None]:
 
 
 class _Uvicorn(uvicorn.Server):
+    """Sleeps where the original polls."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._ending = asyncio.Event()
+
+    def end(self) -> None:
+        self.should_exit = True
+        self._ending.set()
+
+    async def main_loop(self) -> None:
+        """Its tick renews the date header, which has whole seconds."""
+        while not await self.on_tick(0):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._ending.wait(), timeout=1)
+
     @contextmanager
     def capture_signals(self) -> Generator[None]:
         """Leaves them to `obey_signals`; uvicorn's own would end the process by the signal."""

@@ -137,34 +137,34 @@ def keeping_logger(lines):
 
 @dataclass
 class Service:
-    url: str
+    """What a test holds of a service; without a server it is called as an application."""
+
+    app: ASGIApp
     engine: ScriptedEngine
     drain: Drain
-    server: Server
     registry: CollectorRegistry
-    app: ASGIApp
-    log: list[dict[str, Any]] = field(default_factory=list)
+    log: list[dict[str, Any]]
+    url: str = "http://direct"
+    server: Server = field(init=False)
 
-    def sync_client(self, **options):
-        return OpenAI(**self._options(options))
+    def sync_client(self):
+        return OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0)
 
-    def client(self, **options):
-        return AsyncOpenAI(**self._options(options))
+    def client(self, api_key="none"):
+        return AsyncOpenAI(base_url=f"{self.url}/v1", api_key=api_key, max_retries=0)
 
     def http(self, **options):
         return httpx.AsyncClient(base_url=self.url, **options)
 
+    def direct(self, **options):
+        """Without a socket, where a test is not about one."""
+        return self.http(transport=httpx.ASGITransport(self.app), **options)
+
     def value(self, name, **labels):
         return self.registry.get_sample_value(f"smolserve_{name}", labels)
 
-    def _options(self, options):
-        return {"base_url": f"{self.url}/v1", "api_key": "none", "max_retries": 0} | options
 
-
-@asynccontextmanager
-async def serving(
-    engine=None, *, supports_thinking=True, sampling=None, drain_timeout_seconds=5.0, **config
-):
+def build_service(engine=None, *, supports_thinking=True, sampling=None, **config):
     registry = CollectorRegistry()
     engine = engine or ScriptedEngine()
     drain = Drain()
@@ -175,7 +175,7 @@ async def serving(
             id=MODEL,
             created=1_700_000_000,
             context_len=4096,
-            sampling=sampling or SamplingParams(temperature=0.6, top_p=0.95),
+            sampling=sampling or SamplingParams(),
             format=PlainFormat(supports_thinking=supports_thinking),
             vocab=CharacterVocabulary(),
         ),
@@ -184,15 +184,23 @@ async def serving(
         metrics=Metrics(registry),
         log=keeping_logger(lines),
     )
+    return Service(app, engine, drain, registry, lines)
+
+
+@asynccontextmanager
+async def serving(engine=None, *, drain_timeout_seconds=5.0, **options):
+    service = build_service(engine, **options)
     listener = bind("127.0.0.1", 0)
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    server = Server(app, listener, drain, drain_timeout_seconds=drain_timeout_seconds)
-    running = asyncio.create_task(server.run())
+    service.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    service.server = Server(
+        service.app, listener, service.drain, drain_timeout_seconds=drain_timeout_seconds
+    )
+    running = asyncio.create_task(service.server.run())
     try:
-        yield Service(url, engine, drain, server, registry, app, lines)
+        yield service
     finally:
-        server.stop()
-        server.stop()
+        service.server.stop()
+        service.server.stop()
         await running
 
 

@@ -9,7 +9,7 @@ from openai.types.chat import completion_create_params
 from service.api.schemas import ChatCompletionRequest
 from service.core.sampling import SamplingParams
 from service.errors import EngineError, EngineUnavailable, QueueFull
-from tests.api.builders import MODEL, ScriptedEngine, hello, serving
+from tests.api.builders import MODEL, ScriptedEngine, build_service, hello, serving
 
 
 async def test_an_answer_is_one_document():
@@ -49,7 +49,7 @@ async def test_reasoning_and_calls_are_split_as_in_a_stream():
     assert choice.message.content is None
     assert choice.message.model_extra == {"reasoning_content": "hm"}
     assert choice.message.tool_calls is not None
-    function = choice.message.tool_calls[0].function  # pyright: ignore[reportAttributeAccessIssue] - a union
+    function = choice.message.tool_calls[0].function
     assert function.name == "add"
     assert json.loads(function.arguments) == {"a": 1}
 
@@ -80,7 +80,8 @@ async def test_silence_is_answered_with_what_the_model_recommends():
 
 
 async def test_what_the_client_asks_for_reaches_the_engine():
-    async with serving() as service, service.http() as http:
+    service = build_service()
+    async with service.direct() as http:
         response = await http.post(
             "/v1/chat/completions",
             headers={"X-Session-Id": "s-1", "X-Request-Id": "r-1"},
@@ -183,7 +184,8 @@ REFUSED = {
 async def test_a_field_that_cannot_be_honoured_is_refused_by_name(param):
     value, code = REFUSED[param]
     field = param.split(".")[0].split("[")[0]
-    async with serving() as service, service.http() as http:
+    service = build_service()
+    async with service.direct() as http:
         response = await http.post("/v1/chat/completions", json=hello(**{field: value}))
         assert service.engine.requests == []
     error = response.json()["error"]
@@ -280,8 +282,8 @@ async def test_an_engine_failure_is_a_500_with_a_body():
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_bug_of_ours_is_a_500_with_a_body_and_a_line_in_the_log(stream):
     async with serving() as service, service.client() as client:
+        messages = [{"role": "user", "content": "explode"}]
         with pytest.raises(InternalServerError) as caught:
-            messages = [{"role": "user", "content": "explode"}]
             await client.chat.completions.create(**hello(messages=messages, stream=stream))
         failure = next(line for line in service.log if line["event"] == "request failed")
     assert caught.value.code == "internal_error"
@@ -292,7 +294,8 @@ async def test_a_bug_of_ours_is_a_500_with_a_body_and_a_line_in_the_log(stream):
     "body", [b"", b"{", b"[]", b"null", b'{"model": "\xff"}', b"[" * 100_000, b'{"a": "\\ud800"}']
 )
 async def test_a_body_that_is_no_json_object_is_a_400(body):
-    async with serving() as service, service.http() as http:
+    service = build_service()
+    async with service.direct() as http:
         response = await http.post("/v1/chat/completions", content=body)
     assert response.status_code == 400
     assert response.json()["error"]["code"] == "invalid_json"
@@ -319,7 +322,8 @@ async def test_a_body_over_the_limit_is_a_413(is_chunked):
     ],
 )
 async def test_a_model_that_cannot_think_is_not_asked_to(fields, param):
-    async with serving(supports_thinking=False) as service, service.http() as http:
+    service = build_service(supports_thinking=False)
+    async with service.direct() as http:
         response = await http.post("/v1/chat/completions", json=hello(**fields))
         allowed = await http.post("/v1/chat/completions", json=hello(reasoning_effort="none"))
     assert response.status_code == 400
@@ -334,7 +338,8 @@ async def test_contradicting_fields_are_refused():
         {"reasoning_effort": "none", "chat_template_kwargs": {"enable_thinking": True}},
         {"thinking_budget": 5, "continue_final_message": True},
     ]
-    async with serving() as service, service.http() as http:
+    service = build_service()
+    async with service.direct() as http:
         for fields in contradictions:
             response = await http.post("/v1/chat/completions", json=hello(**fields))
             assert response.status_code == 400, fields
@@ -342,7 +347,8 @@ async def test_contradicting_fields_are_refused():
 
 
 async def test_a_budget_counts_only_where_the_model_thinks():
-    async with serving() as service, service.http() as http:
+    service = build_service()
+    async with service.direct() as http:
         body = hello(thinking_budget=5, reasoning_effort="none")
         await http.post("/v1/chat/completions", json=body)
         assert service.engine.requests[0].thinking is None

@@ -7,7 +7,7 @@ from openai import APIError, InternalServerError
 
 from service.api.server import bind, obey_signals
 from service.errors import SettingsError
-from tests.api.builders import ScriptedEngine, hello, serving, start_stream, tokens_of
+from tests.api.builders import ScriptedEngine, hello, serving, start_stream, tokens_of, until
 
 
 async def test_who_streams_may_finish_and_who_comes_is_turned_away():
@@ -82,11 +82,11 @@ async def test_usr1_drains_and_term_ends():
         with obey_signals(service.server, service.drain):
             output, chunks = await start_stream(service, client)
             os.kill(os.getpid(), signal.SIGUSR1)
-            while not service.drain.has_begun:
-                await asyncio.sleep(0)
+            await until(lambda: service.drain.has_begun)
             output.push(tokens_of("b"), "stop")
             assert [chunk.choices[0].delta.content async for chunk in chunks] == ["a", "b", None]
-            assert (await service.http().get("/health/live")).status_code == 200
+            async with service.http() as http:
+                assert (await http.get("/health/live")).status_code == 200
             os.kill(os.getpid(), signal.SIGTERM)
             await service.server._stopping.wait()
 

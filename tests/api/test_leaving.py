@@ -3,7 +3,7 @@ import contextlib
 
 import pytest
 
-from tests.api.builders import ScriptedEngine, hello, serving, start_stream, tokens_of
+from tests.api.builders import ScriptedEngine, hello, serving, start_stream, tokens_of, until
 
 
 async def leave(asking):
@@ -48,8 +48,7 @@ async def test_leaving_is_logged_as_such_and_counts_as_no_error():
         await service.engine.next_stream()
         await leave(asking)
         await service.engine.next_aborted()
-        while not service.log:
-            await asyncio.sleep(0)
+        await until(lambda: service.log)
     [line] = service.log
     assert (line["status"], line["client_left"]) == (499, True)
     assert "error" not in line
