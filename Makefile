@@ -25,7 +25,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 serve: setup ## set up what is missing, then serve on 127.0.0.1:8000
-	@exec env -u SMOLSERVE_CACHE $(BIN)/smolserve serve
+	@exec $(BIN)/smolserve serve
 
 test: setup-dev ## set up what is missing, then run every test
 	@exec $(BIN)/pytest

@@ -18,9 +18,11 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from service.engine.config import FlashAttention, KvType
 from service.errors import SettingsError
 from service.kvcache.size_class import SizeClass, parse_size_classes
+from service.models.catalog import default_models_dir
 from service.scheduler.config import SchedulerConfig
 
 PREFIX = "SMOLSERVE_"
+_SETUP_VARIABLES = frozenset({"SMOLSERVE_CACHE"})  # where deploy.setup keeps its wheels
 _SCHEDULER = SchedulerConfig()
 _SECRET_FIELDS = frozenset({"api_keys"})
 
@@ -127,7 +129,7 @@ class Settings(BaseSettings):
         description="A name of the catalogue, or a GGUF file",
     )
     models_dir: Path = Field(
-        default=Path("models"), description="Folder that model files are kept in"
+        default_factory=default_models_dir, description="Folder that model files are kept in"
     )
     host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on")
     port: Port = Field(default=8000, description="Port to listen on")
@@ -203,7 +205,7 @@ class Setting:
     @property
     def default(self) -> str:
         """The default as one would write it; empty for an empty list."""
-        return format_value(self.field.default)
+        return format_value(self.field.get_default(call_default_factory=True, validated_data={}))
 
 
 def list_settings(model: type[BaseModel] = Settings) -> list[Setting]:
@@ -240,7 +242,7 @@ def _nest(options: Mapping[str, str]) -> dict[str, Any]:
 def _unknown_variables(environment: Iterable[str]) -> list[str]:
     known = {setting.variable for setting in list_settings()}
     names = (name for name in environment if name.upper().startswith(PREFIX))
-    return sorted(name for name in names if name.upper() not in known)
+    return sorted(name for name in names if name.upper() not in known | _SETUP_VARIABLES)
 
 
 def _describe_unknown(name: str) -> str:

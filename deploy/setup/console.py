@@ -64,7 +64,8 @@ def run_logged(
         try:
             _report_until_done(title, reader, started)
         except BaseException:
-            os.killpg(child.pid, signal.SIGKILL)
+            if child.poll() is None:
+                os.killpg(child.pid, signal.SIGKILL)
             raise
         finally:
             reader.join()

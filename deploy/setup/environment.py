@@ -132,9 +132,8 @@ def fetch_model(environment: Environment, name: str, models_dir: Path) -> None:
         return
     say(f"fetching the model {name}")
     command = str(environment.folder / "bin" / "smolserve")
-    env = {k: v for k, v in environment.env.items() if k != "SMOLSERVE_CACHE"}  # not the service's
     pull = [command, "models", "pull", name, "--models-dir", str(models_dir)]
-    if subprocess.run(pull, env=env, check=False).returncode != 0:
+    if subprocess.run(pull, env=environment.env, check=False).returncode != 0:
         raise SetupError(f"without the model {name} there is nothing to serve")
 
 

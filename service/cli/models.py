@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from service.models.catalog import CatalogEntry, default_models_dir, find_entry, load_catalog
+from service.models.catalog import CatalogEntry, find_entry, load_catalog
 from service.models.progress import show_progress
 from service.models.pull import Puller
 from service.settings import Settings
@@ -71,12 +71,7 @@ def pull(name: str, models_dir: ModelsDir = None, *, as_json: AsJson = False) ->
 
 
 def _choose_folder(option: Path | None) -> Path:
-    if option is not None:
-        return option
-    settings = Settings.load()
-    return (
-        settings.models_dir if "models_dir" in settings.model_fields_set else default_models_dir()
-    )
+    return option if option is not None else Settings.load().models_dir
 
 
 def _look(entry: CatalogEntry, folder: Path) -> ModelState:
