@@ -185,8 +185,6 @@ def _tool_section(conversation: Conversation) -> Iterable[Segment]:
         yield control(_XML_TOOLS_HEAD)
         yield plain("".join(f"{tool}\n" for tool in xml_tools))
         yield control(_XML_TOOLS_TAIL)
-    if xml_tools and python_tools:
-        yield control("\n\n")
     if python_tools:
         yield control(_PYTHON_TOOLS_HEAD)
         yield plain("".join(f"{tool}\n" for tool in python_tools))
