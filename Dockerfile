@@ -31,7 +31,7 @@ ARG CUDAARCHS="80;86;89;90"
 ARG BACKEND
 RUN --mount=type=cache,target=/root/.cache,id=smolserve-${BACKEND} \
     SMOLSERVE_BACKEND=${BACKEND} CMAKE_ARGS=${CMAKE_ARGS} CUDAARCHS=${CUDAARCHS} \
-    python3 -m deploy.setup --no-model
+    python3 -m deploy.setup
 
 FROM run-${BACKEND}
 RUN apt-get update \
@@ -42,7 +42,6 @@ RUN apt-get update \
 WORKDIR /app
 COPY --from=build /app/.venv .venv
 COPY models/catalog.toml models/catalog.toml
-COPY deploy/start deploy/start
 COPY service service
 
 ARG BACKEND
@@ -59,4 +58,4 @@ STOPSIGNAL SIGTERM
 # Alive, not ready: a worker that loads or restarts must not get the container killed.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=5m --retries=3 \
     CMD ["python3", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['SMOLSERVE_PORT'] + '/health/live', timeout=4)"]
-CMD ["/app/deploy/start"]
+CMD ["smolserve", "serve"]

@@ -85,6 +85,17 @@ class Environment:
         self._pip_install("installing smolserve", *options)
         self._stamp("checkout", wanted)
 
+    def fetch_model(self, name: str) -> None:
+        """Have the installed command fetch a model of the catalogue into the checkout."""
+        models_dir = self.root / "models"
+        if (models_dir / f"{name}.gguf").exists():
+            return
+        say(f"fetching the model {name}")
+        command = [str(self.folder / "bin" / "smolserve"), "models", "pull", name]
+        options = ["--models-dir", str(models_dir)]
+        if subprocess.run([*command, *options], env=self.env, check=False).returncode != 0:
+            raise SetupError(f"the tests need the model {name}")
+
     def _has_this_python(self) -> bool:
         try:
             settings = (self.folder / "pyvenv.cfg").read_text()
@@ -124,17 +135,6 @@ class Environment:
         draft = self._stamps.with_suffix(".new")
         draft.write_text(json.dumps(stamps))
         draft.replace(self._stamps)
-
-
-def fetch_model(environment: Environment, name: str, models_dir: Path) -> None:
-    """Have the installed command fetch a model of the catalogue; a path is left alone."""
-    if "/" in name or name.endswith(".gguf") or (models_dir / f"{name}.gguf").exists():
-        return
-    say(f"fetching the model {name}")
-    command = str(environment.folder / "bin" / "smolserve")
-    pull = [command, "models", "pull", name, "--models-dir", str(models_dir)]
-    if subprocess.run(pull, env=environment.env, check=False).returncode != 0:
-        raise SetupError(f"without the model {name} there is nothing to serve")
 
 
 def _digest(file: Path) -> str:

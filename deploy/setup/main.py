@@ -1,18 +1,19 @@
 """The order of the set-up. Every part does nothing when it is already there."""
 
 import argparse
+import errno
 import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from deploy.setup.environment import Environment, fetch_model
+from deploy.setup.environment import Environment
 from deploy.setup.errors import SetupError
 from deploy.setup.wheel import WheelBuild
 
 ROOT = Path(__file__).resolve().parents[2]
-DEFAULT_MODEL = "smollm2-135m-instruct"
+TESTED_MODEL = "smollm2-135m-instruct"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -24,7 +25,8 @@ def main(argv: Sequence[str]) -> int:
         print(f"setup: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"setup: {error}", file=sys.stderr)
+        advice = "; free some space and run it again" if error.errno == errno.ENOSPC else ""
+        print(f"setup: {error}{advice}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("setup: interrupted; run it again to go on", file=sys.stderr)
@@ -46,10 +48,8 @@ def prepare(root: Path, env: Mapping[str, str], arguments: argparse.Namespace) -
     environment.install_packages(dev=arguments.dev)
     environment.install_llama(WheelBuild(root=root, cache=cache, backend=backend, env=env))
     environment.install_checkout()
-    if not arguments.no_model:
-        model = DEFAULT_MODEL if arguments.dev else env.get("SMOLSERVE_MODEL") or DEFAULT_MODEL
-        models_dir = Path(env.get("SMOLSERVE_MODELS_DIR") or root / "models")
-        fetch_model(environment, model, models_dir)
+    if arguments.dev:  # the service fetches what it serves by itself
+        environment.fetch_model(TESTED_MODEL)
 
 
 def _cache_folder(env: Mapping[str, str]) -> Path:
@@ -59,10 +59,6 @@ def _cache_folder(env: Mapping[str, str]) -> Path:
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python3 -m deploy.setup", description=__doc__)
-    parser.add_argument(
-        "--dev",
-        action="store_true",
-        help="install the development tools as well, and fetch the model that the tests run",
-    )
-    parser.add_argument("--no-model", action="store_true", help="leave the model to the service")
+    what = "install the development tools as well, and fetch the model that the tests run"
+    parser.add_argument("--dev", action="store_true", help=what)
     return parser.parse_args(argv)

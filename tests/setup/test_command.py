@@ -114,7 +114,7 @@ def test_a_model_that_cannot_be_fetched_fails_the_set_up(tmp_path):
         json.dumps({**json.loads(stamps_file.read_text()), "llama": build.identity()})
     )
     (checkout / ".venv" / "bin" / "smolserve").write_text("#!/bin/sh\necho why >&2\nexit 1\n")
-    done = run_setup(checkout)
+    done = run_setup(checkout, "--dev")
     assert done.returncode == 1
     assert done.stderr.splitlines()[0] == "why"
 
