@@ -27,6 +27,8 @@ class Abilities:
     """`reasoning_content` of assistant messages."""
     tool_calls: ArgumentsForm | None
     """How calls in the history want their arguments; None where calls or results vanish."""
+    text_with_calls: bool
+    """What an assistant said in the message of its calls (Llama 3's template drops it)."""
 
 
 class Renders(Protocol):
@@ -53,20 +55,22 @@ def probe_abilities(render: Renders, source: str) -> Abilities:
 
     system = _say("system", _SYSTEM)
     later = _say("system", _LATER)
+    tool_calls = _probe_tool_calls(render, said="")
     return Abilities(
         system=keeps(system, user),
         later_system=keeps(system, user, assistant, later, user),
         repeated_roles=keeps(user, _say("user", _LATER)),
         reasoning="reasoning_content" in source,
-        tool_calls=_probe_tool_calls(render),
+        tool_calls=tool_calls,
+        text_with_calls=tool_calls == _probe_tool_calls(render, said=_ASSISTANT),
     )
 
 
-def _probe_tool_calls(render: Renders) -> ArgumentsForm | None:
+def _probe_tool_calls(render: Renders, *, said: str) -> ArgumentsForm | None:
     call = ToolCall(id="probecall", name=_NAME, arguments=f'{{"probekey": "{_VALUE}"}}')
     messages = [
         _say("user", _USER),
-        Message(role="assistant", tool_calls=(call,)),
+        Message(role="assistant", content=said, tool_calls=(call,)),
         Message(role="tool", content=_RESULT, name=_NAME, tool_call_id=call.id),
     ]
     forms: tuple[ArgumentsForm, ...] = ("object", "text")
@@ -75,7 +79,7 @@ def _probe_tool_calls(render: Renders) -> ArgumentsForm | None:
             rendered = render(messages, arguments=form, tools=[Tool(name=_NAME)])
         except TemplateFailure:
             continue
-        is_kept = all(text in rendered for text in ("probekey", _VALUE, _RESULT))
+        is_kept = all(text in rendered for text in ("probekey", _VALUE, _RESULT, said))
         if is_kept and "{'probekey'" not in rendered and '\\"probekey' not in rendered:
             return form
     return None
@@ -88,7 +92,10 @@ def _say(role: Literal["system", "user", "assistant"], content: str) -> Message:
 def adapt(messages: Sequence[Message], abilities: Abilities) -> list[Message]:
     """Rewrites what the template would lose or refuse."""
     adapted = list(messages)
-    if abilities.tool_calls is None:
+    if not abilities.text_with_calls and abilities.repeated_roles:
+        adapted = [part for message in adapted for part in _split_calls(message)]
+    has_both = any(message.content and message.tool_calls for message in adapted)
+    if abilities.tool_calls is None or (has_both and not abilities.text_with_calls):
         adapted = fold_tools(adapted)
     if not abilities.reasoning:
         adapted = fold_reasoning(adapted)
@@ -99,6 +106,12 @@ def adapt(messages: Sequence[Message], abilities: Abilities) -> list[Message]:
     if not (abilities.repeated_roles and abilities.system):
         adapted = _merge_repeated(adapted)
     return adapted
+
+
+def _split_calls(message: Message) -> list[Message]:
+    if not (message.content and message.tool_calls):
+        return [message]
+    return [replace(message, tool_calls=()), replace(message, content="", reasoning="")]
 
 
 def _gather_system(messages: Iterable[Message]) -> list[Message]:

@@ -109,6 +109,14 @@ def test_template_that_pastes_arguments_gets_them_as_text():
     assert '"arguments": {"city": "Bern"}' in text
 
 
+def test_text_that_the_template_would_drop_beside_calls_is_a_message_of_its_own():
+    source = HERMES.replace(
+        "{{ m.content }}", "{% if not m.tool_calls %}{{ m.content }}{% endif %}"
+    )
+    text = render(load(source), user(), assistant("Wait.", tool_calls=(call(),)), result("sunny"))
+    assert "<|im_start|>assistant\nWait.<|im_end|>\n<|im_start|>assistant\n<tool_call>" in text
+
+
 def test_calls_that_the_template_would_drop_become_text():
     text = render(
         load(LINES), user("Hi"), assistant("Wait.", tool_calls=(call(),)), result("sunny")
