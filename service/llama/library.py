@@ -11,7 +11,7 @@ import llama_cpp
 
 logger = logging.getLogger("service.llama")
 
-_LEVELS = {2: logging.INFO, 3: logging.ERROR, 4: logging.DEBUG}
+_LEVELS = {3: logging.WARNING, 4: logging.ERROR}
 """ggml's levels; its `info` is our debug: loading a model says hundreds of lines."""
 
 _BUFFER_LINE = re.compile(r"(\S+) +(model|KV|compute|output) buffer size = +([\d.]+) MiB")
