@@ -30,6 +30,9 @@ _ADVICE = {
     r"Killed signal|out of memory|cannot allocate memory": (
         "the compiler ran out of memory; run it again with CMAKE_BUILD_PARALLEL_LEVEL=1"
     ),
+    r"CUDA::cublas|cublas_v2\.h": (
+        "the CUDA toolkit here is without cuBLAS; install its development files (libcublas-dev)"
+    ),
     r"Unsupported gpu architecture|No CUDA toolset": (
         "nvcc cannot build for this GPU; set CUDAARCHS (90 for an H100) or install a newer CUDA"
     ),

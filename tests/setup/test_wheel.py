@@ -120,6 +120,7 @@ def test_a_failed_build_names_its_log_and_leaves_nothing_in_the_cache(tmp_path):
         ("OSError: [Errno 28] No space left on device", "free some space"),
         ("THESE PACKAGES DO NOT MATCH THE HASHES", "not the one that was locked"),
         ("Failed to establish: Temporary failure in name resolution", "check the network"),
+        ("Target ggml-cuda links to: CUDA::cublas but the target was not found", "libcublas-dev"),
         ("g++: fatal error: Killed signal terminated program cc1plus", "PARALLEL_LEVEL=1"),
     ],
 )
