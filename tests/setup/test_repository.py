@@ -68,7 +68,8 @@ def test_the_development_lock_agrees_with_the_runtime_lock():
 def test_every_make_target_in_the_readme_exists():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     readme = (ROOT / "README.md").read_text()
-    used = set(re.findall(r"^(?:\s*|[^`\n]*`)make ([a-z-]+)", readme, re.MULTILINE))
+    code = re.findall(r"```.*?```|`[^`\n]+`|^ {4}[^\n]*$", readme, re.DOTALL | re.MULTILINE)
+    used = set(re.findall(r"\bmake ([a-z-]+)", "\n".join(code)))
     assert {"serve", "test"} <= used <= targets
 
 
