@@ -95,6 +95,8 @@ def _check_quantisation(tensors: tuple[Tensor, ...]) -> Check:
                 "quantisation",
                 f"{shorten(tensor.name)} is {tensor.type.name}; accepted are {accepted}",
             )
+    if not tensors:
+        return failed("quantisation", "the file holds no tensors")
     counts = Counter(tensor.type.name for tensor in tensors)
     return passed("quantisation", ", ".join(f"{n} {kind}" for kind, n in counts.most_common()))
 

@@ -32,10 +32,12 @@ class Reference:
 
     path: Path
     nope_layers: tuple[int, ...]
+    num_tokens: int
+    """How much of the vocabulary to compute: a file may have zeros beyond."""
     rounds_activations: bool = False
 
     def logits(self, tokens: list[int]) -> Floats:
-        """(len(tokens), vocabulary): row i continues `tokens[: i + 1]`."""
+        """(len(tokens), num_tokens): row i continues `tokens[: i + 1]`."""
         shape = self.shape
         x = self._rows("token_embd.weight", tokens)
         for layer in range(shape.num_layers):
@@ -95,11 +97,12 @@ class Reference:
     def _weights(self, name: str) -> Floats:
         if name not in self._cache:
             tensor = self._tensors[name]
+            num_rows = self.num_tokens if name == "token_embd.weight" else tensor.num_rows
+            row_bytes = tensor.num_bytes // tensor.num_rows
             start = self._header.data_start + tensor.offset
-            stored = np.memmap(self.path, np.uint8, "r", start, (tensor.num_bytes,))
-            row_bytes = tensor.num_bytes // (tensor.num_elements // tensor.shape[0])
-            floats = dequantize(np.asarray(stored).reshape(-1, row_bytes), tensor.type)
-            self._cache[name] = floats.reshape(tensor.shape[::-1]).astype(np.float64)
+            stored = np.memmap(self.path, np.uint8, "r", start, (num_rows, row_bytes))
+            weights = dequantize(np.asarray(stored), tensor.type).astype(np.float64)
+            self._cache[name] = weights if len(tensor.shape) > 1 else weights[0]
         return self._cache[name]
 
     @cached_property
