@@ -21,6 +21,8 @@ class SimulatedModel(msgspec.Struct, frozen=True, kw_only=True):
     step_seconds: float = 0.0
     row_seconds: float = 0.0
     bytes_per_token: int = 1024
+    dies_in_warm_up: Literal["never", "with_extra_buffers", "always"] = "never"
+    """Ends itself as a bad kernel would, with SIGSEGV."""
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):

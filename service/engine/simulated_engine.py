@@ -5,6 +5,7 @@ slots, prefixes or snapshots changes what is generated. The checks that llama.cp
 without gaps, slots not overfilled) are assertions here.
 """
 
+import signal
 import time
 import zlib
 
@@ -28,11 +29,18 @@ from service.kvcache.size_class import SizeClass
 class SimulatedEngine:
     """Holds, for each slot, the tokens that a context would hold the cells of."""
 
-    def __init__(self, model: SimulatedModel, classes: tuple[SizeClass, ...]) -> None:
+    def __init__(
+        self,
+        model: SimulatedModel,
+        classes: tuple[SizeClass, ...],
+        *,
+        extra_buffers: bool = False,
+    ) -> None:
         self.eog_tokens = frozenset(model.eog_tokens)
         self.bytes_per_token = model.bytes_per_token
         self._model = model
         self._classes = classes
+        self._extra_buffers = extra_buffers
         self._slots = [[make_tokens() for _ in range(size.num_slots)] for size in classes]
         self._snapshots: dict[int, Tokens] = {}
 
@@ -45,12 +53,15 @@ class SimulatedEngine:
         return self._slots[class_index][slot]
 
     def warm_up(self) -> Ready:
+        fatal = {"with_extra_buffers": self._extra_buffers, "always": True}
+        if fatal.get(self._model.dies_in_warm_up):
+            signal.raise_signal(signal.SIGSEGV)
         num_cells = sum(size.num_slots * size.slot_len for size in self._classes)
         return Ready(
             model_bytes=0,
             kv_bytes=num_cells * self.bytes_per_token,
             compute_bytes=0,
-            extra_buffers=False,
+            extra_buffers=self._extra_buffers,
             load_seconds=0.0,
         )
 

@@ -97,13 +97,13 @@ class Worker:
             if is_idle:
                 started = time.monotonic()
             for command in commands:
-                self._obey(command)
+                self.obey(command)
             if self._scheduler.has_work:
-                self._step(started)
+                self.step(started)
             elif commands:
                 self._publish([], Plan(), 0.0, 0.0)
 
-    def _obey(self, command: Command) -> None:
+    def obey(self, command: Command) -> None:
         match command:
             case Submit():
                 self._scheduler.add(command)
@@ -112,7 +112,7 @@ class Worker:
             case Shutdown():
                 self._is_running = False
 
-    def _step(self, started: float) -> None:
+    def step(self, started: float) -> None:
         plan = self._scheduler.plan()
         result = self._engine.execute(plan)
         outputs = self._scheduler.apply(result)
@@ -161,7 +161,8 @@ class Worker:
 
 def open_engine(config: EngineConfig) -> Engine:
     if config.simulate is not None:
-        return SimulatedEngine(config.simulate, parse_size_classes(config.contexts))
+        classes = parse_size_classes(config.contexts)
+        return SimulatedEngine(config.simulate, classes, extra_buffers=config.extra_buffers)
     return LlamaEngine(config)
 
 

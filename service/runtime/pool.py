@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
@@ -12,7 +13,6 @@ from service.core.request import GenerationRequest
 from service.engine.config import EngineConfig
 from service.errors import EngineUnavailable, QueueFull, WorkerDied
 from service.kvcache.size_class import parse_size_classes
-from service.llama.vocab import Vocab
 from service.runtime.config import PoolConfig
 from service.runtime.router import BLOCK, PrefixMemory, choose_worker, name_blocks
 from service.runtime.stream import OutputStream
@@ -38,9 +38,12 @@ class _Flight:
 class EnginePool:
     """Owns the workers and every request that is in them. Belongs to one event loop."""
 
-    def __init__(self, config: PoolConfig, vocab: Vocab, metrics: Metrics) -> None:
+    def __init__(
+        self, config: PoolConfig, token_bytes: Callable[[int], bytes], metrics: Metrics
+    ) -> None:
+        """`token_bytes` renders a token of the model that the workers run."""
         self._config = config
-        self._vocab = vocab
+        self._token_bytes = token_bytes
         self._metrics = metrics
         self._classes = parse_size_classes(config.engine.contexts)
         self.max_context_len = self._classes[-1].slot_len
@@ -101,7 +104,7 @@ class EnginePool:
         sequence_id = next(self._ids)
         stream = OutputStream(
             request,
-            token_bytes=self._vocab.token_bytes,
+            token_bytes=self._token_bytes,
             on_abort=lambda _stream: self._abort(sequence_id),
         )
         self._supervisors[worker].send(_submission(sequence_id, request))

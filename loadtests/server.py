@@ -1,0 +1,62 @@
+"""Starts the service for a measurement, on a free port, and ends it after."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+START_SECONDS = 120
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def running_service(**settings: str) -> Iterator[tuple[str, int]]:
+    """The address of a service started with settings, as in `engine__contexts="32x512"`."""
+    port = free_port()
+    variables = {f"SMOLSERVE_{name.upper()}": value for name, value in settings.items()}
+    environment = {**os.environ, **variables, "SMOLSERVE_PORT": str(port)}  # noqa: TID251 - a script hands its environment on
+    process = subprocess.Popen(
+        [sys.executable, "-m", "service", "serve"],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        _wait_ready(process, port)
+        yield "127.0.0.1", port
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+def read_metrics(address: tuple[str, int]) -> dict[str, float]:
+    """Every sample of /metrics by its full name with labels."""
+    with urllib.request.urlopen(f"http://{address[0]}:{address[1]}/metrics") as answer:
+        lines = answer.read().decode().splitlines()
+    samples = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    return {name: float(value) for name, value in samples}
+
+
+def _wait_ready(process: subprocess.Popen, port: int) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            message = process.stderr.read().decode() if process.stderr else ""
+            raise SystemExit(f"the service ended with {process.returncode}:\n{message}")
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready")
+        except (urllib.error.URLError, ConnectionError):
+            time.sleep(0.05)
+        else:
+            return
+    raise SystemExit(f"the service was not ready within {START_SECONDS} s")
