@@ -29,16 +29,16 @@ def examine(path: Path) -> None:
 
 
 def mutate(content: bytes, header_len: int, rng: random.Random) -> bytes:
-    """Overwrite, cut out or repeat a few bytes of the header."""
+    """Overwrite a byte or a few of the header; now and then cut some out or repeat them."""
     mutant = bytearray(content)
-    for _ in range(rng.randint(1, 4)):
+    for _ in range(rng.randint(1, 3)):
         at, length = rng.randrange(header_len), rng.randint(1, 8)
-        kind = rng.randrange(4)
-        if kind == 0:
+        kind = rng.choices(("flip", "fill", "cut", "repeat"), (12, 6, 1, 1))[0]
+        if kind == "flip":
             mutant[at] = rng.randrange(256)
-        elif kind == 1:
+        elif kind == "fill":
             mutant[at : at + length] = bytes([rng.choice(WORST_VALUES)]) * length
-        elif kind == 2:
+        elif kind == "cut":
             del mutant[at : at + length]
         else:
             mutant[at:at] = mutant[at : at + length]
