@@ -8,7 +8,9 @@ import orjson
 from service.app import Started
 from service.settings import Settings
 
-_QUESTION = "What is the capital of France?"
+_QUESTION = "Why is the sky blue?"
+_MAX_TOKENS = 200
+"""A small model may ramble; the first try should not take long."""
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not bound
 _MEBIBYTE = 1024 * 1024
 
@@ -38,7 +40,8 @@ def base_url(settings: Settings) -> str:
 
 
 def curl_line(url: str, model: str, *, needs_key: bool) -> str:
-    body = {"model": model, "messages": [{"role": "user", "content": _QUESTION}]}
+    messages = [{"role": "user", "content": _QUESTION}]
+    body = {"model": model, "messages": messages, "max_tokens": _MAX_TOKENS}
     words = ["curl", f"{url}/v1/chat/completions", "-H", "Content-Type: application/json"]
     line = shlex.join([*words, "-d", orjson.dumps(body).decode()])
     # The shell must expand the key, so it stands in double quotes.
@@ -48,11 +51,11 @@ def curl_line(url: str, model: str, *, needs_key: bool) -> str:
 def sdk_lines(url: str, model: str, *, needs_key: bool) -> list[str]:
     key = "YOUR_API_KEY" if needs_key else "none"
     messages = f'[{{"role": "user", "content": "{_QUESTION}"}}]'
-    create = f'client.chat.completions.create(model="{model}", messages={messages})'
+    arguments = f'model="{model}", messages={messages}, max_tokens={_MAX_TOKENS}'
     return [
         "from openai import OpenAI",
         f'client = OpenAI(base_url="{url}/v1", api_key="{key}")',
-        f"print({create}.choices[0].message.content)",
+        f"print(client.chat.completions.create({arguments}).choices[0].message.content)",
     ]
 
 

@@ -34,7 +34,10 @@ def configure_logging(level: str, log_format: LogFormat, stream: TextIO = sys.st
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
         )
     )
-    logging.basicConfig(handlers=[handler], level=max(threshold, logging.WARNING), force=True)
+    # Libraries are chatty at info (llama.cpp says a hundred lines a load); a logger's own level may
+    # be lower, so the handler is what holds them.
+    handler.setLevel(threshold if threshold <= logging.DEBUG else max(threshold, logging.WARNING))
+    logging.basicConfig(handlers=[handler], level=handler.level, force=True)
 
 
 def _renderers(log_format: LogFormat, stream: TextIO) -> list[structlog.typing.Processor]:

@@ -40,6 +40,17 @@ def test_warnings_of_libraries_come_in_the_same_form():
     assert json.loads(stream.getvalue())["event"] == "invalid request from somewhere"
 
 
+def test_chatter_of_libraries_is_for_debugging():
+    library = logging.getLogger("service.llama")
+    library.setLevel(logging.DEBUG)
+    for level, num_lines in (("info", 0), ("debug", 1)):
+        stream = io.StringIO()
+        configure_logging(level, "json", stream)
+        library.info("loaded meta data")
+        assert len(stream.getvalue().splitlines()) == num_lines
+    library.setLevel(logging.NOTSET)
+
+
 def test_console_logs_are_for_reading():
     stream = io.StringIO()
     configure_logging("info", "console", stream)
