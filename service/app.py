@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, disable_created_metrics
 
 from service.api.application import build_application
 from service.api.config import ApiConfig
@@ -74,6 +74,7 @@ async def run_service(
     chat_format = choose_format(vocab)
     structlog.get_logger().info("chat_format", model=file.name, format=chat_format.name)
     model = _describe_model(file, shape, vocab, chat_format)
+    disable_created_metrics()  # a series beside each counter, which nobody looks at
     metrics = Metrics(CollectorRegistry())
     config = _configure_pool(settings, file.path, shape)
     pool = EnginePool(config, vocab.token_bytes, metrics)

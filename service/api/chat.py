@@ -16,7 +16,7 @@ from service.api.drain import Drain
 from service.api.engine import Engine
 from service.api.errors import internal_error, render_error
 from service.api.event_stream import EventStream
-from service.api.exchange import Exchange, mint
+from service.api.exchange import Exchange, mint, read_header
 from service.api.generation import build_generation, check_length
 from service.api.presentation import (
     DONE,
@@ -59,7 +59,7 @@ class ChatCompletions:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._drain.check()
-        request = parse_body(ChatCompletionRequest, await self._read_body(receive))
+        request = parse_body(ChatCompletionRequest, await self._read_body(scope, receive))
         exchange = Exchange.of(scope)
         exchange.facts.update(stream=bool(request.stream), session_id=exchange.session_id)
         if request.model != self._model.id:
@@ -74,14 +74,19 @@ class ChatCompletions:
             body = await self._complete(request, exchange)
         await Response(body, media_type="application/json")(scope, receive, send)
 
-    async def _read_body(self, receive: Receive) -> bytes:
-        limit = self._config.max_body_bytes
+    async def _read_body(self, scope: Scope, receive: Receive) -> bytes:
+        """A body that says it is too large is not asked for."""
         body = bytearray()
+        self._check_size(int(read_header(scope, b"content-length") or 0))
         async for piece in read_body(receive):
             body += piece
-            if len(body) > limit:
-                raise BodyTooLarge(f"The body is larger than the {limit} bytes allowed here.")
+            self._check_size(len(body))
         return bytes(body)
+
+    def _check_size(self, num_bytes: int) -> None:
+        limit = self._config.max_body_bytes
+        if num_bytes > limit:
+            raise BodyTooLarge(f"The body is larger than the {limit} bytes allowed here.")
 
     async def _submit(
         self, request: ChatCompletionRequest, exchange: Exchange

@@ -72,6 +72,7 @@ class Metrics:
         step = seconds("step_duration", "One step of a worker, by what it computed", _STEP, "kind")
         self._step = {kind: step.labels(kind) for kind in ("decode", "prefill", "mixed")}
         spent = counter("step_seconds", "Time of steps, inside llama.cpp and around it", "where")
+        self._passes = counter("forward_passes", "Passes through the model that steps took")
         self._inside_llama, self._around_llama = spent.labels("llama"), spent.labels("python")
         self._batch = Histogram(
             "smolserve_batch_sequences",
@@ -149,6 +150,7 @@ class Metrics:
             return  # a drained command, which computed nothing
         self._step[kind].observe(stats.step_seconds)
         self._batch.observe(stats.num_running)
+        self._passes.inc(stats.num_passes)
         self._inside_llama.inc(stats.decode_seconds)
         self._around_llama.inc(max(0.0, stats.step_seconds - stats.decode_seconds))
 

@@ -145,3 +145,10 @@ async def test_browsers_of_other_origins_are_refused_unless_allowed():
     assert preflight.status_code == 200
     assert refused.status_code == 401
     assert refused.headers["access-control-allow-origin"] == "https://example.com"
+
+
+async def test_a_path_is_not_logged_with_its_query():
+    service = build_service()
+    async with service.direct() as http:
+        await http.get("/nothing?key=secret")
+    assert "secret" not in str(service.log)
