@@ -1,6 +1,7 @@
 """Big files: copied without being read, and visible only once they are whole."""
 
 import errno
+import fcntl
 import os
 import shutil
 from collections.abc import Callable, Generator
@@ -47,20 +48,36 @@ def require_space(folder: Path, num_bytes: int) -> None:
 def atomic_file(path: Path, *, force: bool) -> Generator[FileIO]:
     """Write beside `path`; rename to it when the block ends well, remove it when it does not.
 
-    Raises ModelFileError if `path` exists without `force`, or nothing can be written there.
+    What a killed process left is overwritten. Raises ModelFileError if `path` exists without
+    `force`, another process is writing it, or nothing can be written there.
     """
     require_absent(path, force=force)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.part")
     try:
-        with FileIO(part, "wb") as file:
-            yield file
-            os.fsync(file.fileno())
-        require_absent(path, force=force)
-        part.replace(path)
+        with FileIO(os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644), "r+") as file:
+            _lock(file, part)
+            try:
+                file.truncate(0)
+                yield file
+                os.fsync(file.fileno())
+                require_absent(path, force=force)
+                part.replace(path)
+            except BaseException:
+                part.unlink(missing_ok=True)
+                raise
     except OSError as error:
         raise ModelFileError(f"{path} cannot be written: {error.strerror}") from error
-    finally:
-        part.unlink(missing_ok=True)
+
+
+def _lock(file: FileIO, path: Path) -> None:
+    """Be the only one who writes `file`, and be sure that it still is what `path` names."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_same = os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except (BlockingIOError, FileNotFoundError):
+        is_same = False
+    if not is_same:
+        raise ModelFileError(f"another process is writing {path}; try again when it has ended")
 
 
 def write_all(file: FileIO, data: bytes | memoryview) -> None:

@@ -174,6 +174,25 @@ def test_nothing_half_written_is_left(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_a_killed_process_left_is_overwritten(tmp_path):
+    (tmp_path / ".out.gguf.part").write_bytes(b"x" * 1_000_000)
+    _, remapped = remap_small(tmp_path)
+    assert read_header(remapped.target).missing_bytes == 0
+    assert remapped.target.stat().st_size < 1_000_000
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.gguf", "out.gguf"]
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path):
+    with (
+        atomic_file(tmp_path / "out.gguf", force=False) as file,
+        pytest.raises(ModelFileError, match="another process is writing"),
+        atomic_file(tmp_path / "out.gguf", force=False),
+    ):
+        pass
+    assert file.closed
+    assert (tmp_path / "out.gguf").exists()
+
+
 def test_progress_ends_with_everything(tmp_path):
     seen: list[tuple[int, int]] = []
     remap_small(tmp_path, progress=lambda done, total: seen.append((done, total)))
