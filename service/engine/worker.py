@@ -169,8 +169,10 @@ def open_engine(config: EngineConfig) -> Engine:
 def main() -> int:
     """Run a worker to its end; the exit status says whether it ended as asked."""
     config = msgspec.json.decode(sys.argv[1], type=WorkerConfig)
-    # Ctrl-C reaches the whole process group; the API process decides when workers end.
+    # Ctrl-C, and SIGTERM from systemd or timeout, reach the whole process group; the API process
+    # drains and then decides when workers end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     channel = Channel(config)
     try:
         engine = open_engine(config.engine)
