@@ -14,6 +14,7 @@ from tests.api.builders import (
     serving,
     start_stream,
     tokens_of,
+    until,
 )
 
 
@@ -205,10 +206,10 @@ async def test_what_comes_while_a_reader_is_slow_is_one_chunk():
             service.app(post_scope(), one_body(hello(stream=True)), send)
         )
         stream = await service.engine.next_stream()
-        for letter in "abc":
-            stream.push(tokens_of(letter), None)
-            await asyncio.sleep(0.01)  # lets the writer take what it can
-        stream.push([], "stop")
+        stream.push(tokens_of("a"), None)
+        await until(lambda: written)
+        stream.push(tokens_of("b"), None)
+        stream.push(tokens_of("c"), "stop")
         is_reading.set()
         await answering
     texts = [
