@@ -41,7 +41,7 @@ format: setup-dev ## format the code
 	$(BIN)/ruff check --fix-only
 
 bench: setup-dev ## measure the service against the raw decode loop
-	$(BIN)/python loadtests/bench.py
+	$(BIN)/python -m loadtests.bench
 
 lock: setup-dev ## resolve the dependencies anew; UPGRADE=1 takes newer versions
 	$(UV) $(if $(UPGRADE),--upgrade) --no-emit-package llama-cpp-python \

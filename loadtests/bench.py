@@ -79,9 +79,11 @@ def tokenize_prompt(vocab: Vocab, prompt: str) -> list[int]:
     return tokenize(vocab, choose_format(vocab).render(conversation))
 
 
-def measure_service(address: tuple[str, int], prompts: list[str], max_tokens: int) -> float:
+def measure_service(
+    address: tuple[str, int], model: str, prompts: list[str], max_tokens: int
+) -> float:
     requests = [
-        encode_request(address[0], "/v1/chat/completions", chat_body(prompt, max_tokens))
+        encode_request(address[0], "/v1/chat/completions", chat_body(model, prompt, max_tokens))
         for prompt in prompts
     ]
     streams = Client(address).stream_all(requests)
@@ -107,7 +109,7 @@ def measure(arguments: argparse.Namespace, console: Console) -> dict[int, list[M
             for count in arguments.streams:
                 prompts = make_prompts(round_number, count)
                 ids = [tokenize_prompt(vocab, prompt) for prompt in prompts]
-                service = measure_service(address, prompts, arguments.tokens)
+                service = measure_service(address, arguments.model.stem, prompts, arguments.tokens)
                 seconds = raw.run(ids, arguments.tokens)
                 if round_number == 0:
                     continue  # warm-up

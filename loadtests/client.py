@@ -93,6 +93,7 @@ class Client:
         ended: list[Stream] = []
         for key, _ in self._selector.select(timeout):
             connection, stream = key.fileobj, key.data
+            assert isinstance(connection, socket.socket)
             data = connection.recv(RECEIVE_BYTES)
             now = time.monotonic()
             if data:
@@ -119,9 +120,10 @@ class Client:
         return streams
 
 
-def chat_body(prompt: str, max_tokens: int, **extra: object) -> dict:
+def chat_body(model: str, prompt: str, max_tokens: int, **extra: object) -> dict:
     """A greedy streamed chat request of exactly `max_tokens` tokens."""
     return {
+        "model": model,
         "messages": [{"role": "user", "content": prompt}],
         "max_tokens": max_tokens,
         "temperature": 0,

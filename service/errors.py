@@ -2,7 +2,7 @@
 
     SmolserveError
     ├── SettingsError                 a setting is unknown or invalid; stops the start
-    ├── ModelFileError                a model file is missing, truncated, corrupt or of the wrong kind
+    ├── ModelFileError                a model file is missing, truncated, corrupt or unsuitable
     │   └── DownloadError             a model could not be fetched, or its checksum is wrong
     ├── RequestError                  the client's mistake, or a limit it ran into
     │   ├── InvalidRequest            a field has a wrong type or value, or is not supported

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 
@@ -19,7 +20,7 @@ def token_bytes(token: int) -> bytes:
     return f" {token}".encode()
 
 
-def engine_config(contexts: str = "2x64,1x256", **model) -> EngineConfig:
+def engine_config(contexts: str = "2x64,1x256", **model: Any) -> EngineConfig:
     return EngineConfig(
         model_path="", contexts=contexts, threads=1, simulate=SimulatedModel(**model)
     )

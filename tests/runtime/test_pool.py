@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import sys
+from typing import Any
 
 import psutil
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from service.errors import EngineError, EngineUnavailable, QueueFull, WorkerDied
 from tests.runtime.builders import engine_config, read, request, running_pool
 
-SLOW = {"step_seconds": 0.02}
+SLOW: dict[str, Any] = {"step_seconds": 0.02}
 
 
 async def until(condition) -> None:
