@@ -7,6 +7,7 @@ from service.core.plan import Plan, make_tokens
 from service.core.request import ThinkingBudget
 from service.core.sampling import SamplingParams
 from service.engine.config import SimulatedModel
+from service.engine.engine import Engine
 from service.engine.simulated_engine import SimulatedEngine, next_token
 from service.kvcache.allocator import SlotAllocator
 from service.kvcache.size_class import parse_size_classes
@@ -22,11 +23,12 @@ def submit(
     max_tokens: int | None = 8,
     tenant: str = "",
     thinking: ThinkingBudget | None = None,
+    sampling: SamplingParams | None = None,
 ) -> Submit:
     return Submit(
         sequence_id=sequence_id,
         prompt=prompt,
-        sampling=SamplingParams(),
+        sampling=sampling or SamplingParams(),
         max_tokens=max_tokens,
         tenant=tenant,
         session=None,
@@ -41,29 +43,14 @@ class Outcome:
     num_cached: int = 0
 
 
-class Bench:
-    """Steps a scheduler against the simulated engine and collects what each sequence got."""
+class Driver:
+    """Steps a scheduler against an engine and collects what each sequence got."""
 
-    def __init__(
-        self,
-        classes: str = "4x64,1x256",
-        *,
-        host_cache_tokens: int = 1000,
-        config: SchedulerConfig | None = None,
-        num_vocab: int = 49152,
-    ) -> None:
-        sizes = parse_size_classes(classes)
-        self.model = SimulatedModel(num_vocab=num_vocab, bytes_per_token=1)
-        self.engine = SimulatedEngine(self.model, sizes)
-        self.store = SnapshotStore(budget_bytes=host_cache_tokens, bytes_per_token=1)
-        self.allocator = SlotAllocator(sizes, self.store)
-        self.scheduler = Scheduler(
-            config or SchedulerConfig(step_tokens=32, mixed_step_tokens=8, growth_tokens=8),
-            self.allocator,
-            self.engine.eog_tokens,
-        )
+    def __init__(self, scheduler: Scheduler, engine: Engine) -> None:
+        self.scheduler = scheduler
         self.outcomes: dict[int, Outcome] = {}
         self.plans: list[Plan] = []
+        self._engine = engine
 
     def add(self, request: Submit) -> None:
         self.outcomes[request.sequence_id] = Outcome()
@@ -72,7 +59,7 @@ class Bench:
     def step(self) -> list[SequenceOutput]:
         plan = self.scheduler.plan()
         self.plans.append(plan)
-        outputs = self.scheduler.apply(self.engine.execute(plan))
+        outputs = self.scheduler.apply(self._engine.execute(plan))
         for output in outputs:
             outcome = self.outcomes[output.sequence_id]
             assert outcome.finish_reason is None
@@ -87,6 +74,26 @@ class Bench:
                 return
             self.step()
         raise AssertionError(f"still working after {max_steps} steps")
+
+
+class Bench(Driver):
+    """A scheduler over the simulated engine."""
+
+    def __init__(
+        self,
+        classes: str = "4x64,1x256",
+        *,
+        host_cache_tokens: int = 1000,
+        config: SchedulerConfig | None = None,
+        num_vocab: int = 49152,
+    ) -> None:
+        sizes = parse_size_classes(classes)
+        self.model = SimulatedModel(num_vocab=num_vocab, bytes_per_token=1)
+        self.engine = SimulatedEngine(self.model, sizes)
+        self.store = SnapshotStore(budget_bytes=host_cache_tokens, bytes_per_token=1)
+        self.allocator = SlotAllocator(sizes, self.store)
+        config = config or SchedulerConfig(step_tokens=32, mixed_step_tokens=8, growth_tokens=8)
+        super().__init__(Scheduler(config, self.allocator, self.engine.eog_tokens), self.engine)
 
     def undisturbed(self, request: Submit, max_len: int) -> Outcome:
         """What the request gives alone in a fresh context."""
