@@ -4,11 +4,13 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import IO
 
 START_SECONDS = 120
 
@@ -25,18 +27,19 @@ def running_service(**settings: str) -> Iterator[tuple[str, int]]:
     port = free_port()
     variables = {f"SMOLSERVE_{name.upper()}": value for name, value in settings.items()}
     environment = {**os.environ, **variables, "SMOLSERVE_PORT": str(port)}  # noqa: TID251 - a script hands its environment on
-    process = subprocess.Popen(
-        [sys.executable, "-m", "service", "serve"],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-    try:
-        _wait_ready(process, port)
-        yield "127.0.0.1", port
-    finally:
-        process.terminate()
-        process.wait(timeout=60)
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "service", "serve"],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+        )
+        try:
+            _wait_ready(process, port, log)
+            yield "127.0.0.1", port
+        finally:
+            process.terminate()
+            process.wait(timeout=60)
 
 
 def read_metrics(address: tuple[str, int]) -> dict[str, float]:
@@ -47,12 +50,12 @@ def read_metrics(address: tuple[str, int]) -> dict[str, float]:
     return {name: float(value) for name, value in samples}
 
 
-def _wait_ready(process: subprocess.Popen, port: int) -> None:
+def _wait_ready(process: subprocess.Popen, port: int, log: IO[bytes]) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            message = process.stderr.read().decode() if process.stderr else ""
-            raise SystemExit(f"the service ended with {process.returncode}:\n{message}")
+            log.seek(0)
+            raise SystemExit(f"the service ended with {process.returncode}:\n{log.read().decode()}")
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready")
         except (urllib.error.URLError, ConnectionError):
