@@ -19,6 +19,8 @@ class Submit(msgspec.Struct, frozen=True, kw_only=True, tag="submit"):
     tenant: str
     session: str | None
     thinking: ThinkingBudget | None
+    num_generated: int = 0
+    """How many of the prompt's last tokens are output, which a worker that died had generated."""
 
 
 class Abort(msgspec.Struct, frozen=True, kw_only=True, tag="abort"):

@@ -53,7 +53,7 @@ class Scheduler:
         """Let a request wait for a slot that holds its prompt and some growth."""
         sequence = Sequence(request, max_len=self._allocator.max_len)
         growth = min(sequence.num_left, self._config.growth_tokens)
-        room = sequence.num_prompt_tokens + growth
+        room = sequence.num_tokens + growth
         self._waiting.push(sequence, self._allocator.smallest_class(room))
 
     def abort(self, sequence_id: int) -> bool:

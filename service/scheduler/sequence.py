@@ -37,7 +37,7 @@ class Sequence:
         self.id = request.sequence_id
         self.tenant = request.tenant
         self.tokens: Tokens = make_tokens(request.prompt)
-        self.num_prompt_tokens = len(request.prompt)
+        self.num_prompt_tokens = len(request.prompt) - request.num_generated
         self.num_computed = 0
         self.num_cached = 0
         self.slot: Slot | None = None
@@ -47,7 +47,7 @@ class Sequence:
             self.max_len = min(max_len, self.num_prompt_tokens + request.max_tokens)
         self._draw = Draw(request.sampling, self.tokens, self.num_prompt_tokens)
         thinking = request.thinking
-        self._budget_left = None if thinking is None else thinking.max_tokens
+        self._budget_left = _thinking_left(request)
         self._end_token = None if thinking is None else thinking.end_token
         self._closing_tokens = () if thinking is None else thinking.closing_tokens
 
@@ -101,3 +101,17 @@ class Sequence:
     def computed_tokens(self) -> Tokens:
         """What its slot's cells hold; a copy."""
         return self.tokens[: self.num_computed]
+
+
+def _thinking_left(request: Submit) -> int | None:
+    """Tokens that the thought may still have; None when there is no limit or no thought any more.
+
+    A sequence that goes on from another worker is where `append` would have left it.
+    """
+    thinking = request.thinking
+    if thinking is None or request.num_generated == 0:
+        return None if thinking is None else thinking.max_tokens
+    if thinking.end_token in request.prompt[-request.num_generated :]:
+        return None
+    left = thinking.max_tokens - request.num_generated
+    return left if left > 0 else None
