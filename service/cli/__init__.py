@@ -1,26 +1,30 @@
 """The `smolserve` command."""
 
 import sys
+from collections.abc import Sequence
+from importlib import import_module
 from typing import Annotated
 
 import typer
 
 from service import __version__
-from service.cli import gguf, models
-from service.cli.serve import serve
 from service.errors import SmolserveError
+
+_COMMANDS = ("serve", "models", "gguf")
+"""Each is a module here, with an `app` that has the command."""
 
 
 def main() -> None:
     """Errors that we know are one line on stderr and exit code 1, never a traceback."""
     try:
-        build_app()()
+        build_app(sys.argv[1:])()
     except SmolserveError as error:
         print(f"smolserve: {error}", file=sys.stderr)  # noqa: T201 - the command's own voice
         sys.exit(1)
 
 
-def build_app() -> typer.Typer:
+def build_app(arguments: Sequence[str]) -> typer.Typer:
+    """Imports the command that `arguments` name, or all: those of serving take half a second."""
     app = typer.Typer(
         name="smolserve",
         no_args_is_help=True,
@@ -28,9 +32,9 @@ def build_app() -> typer.Typer:
         add_completion=False,
     )
     app.callback(help="Serve a small language model behind OpenAI's API.")(_root)
-    app.command()(serve)
-    app.add_typer(models.app, name="models")
-    app.add_typer(gguf.app, name="gguf")
+    named = [name for name in _COMMANDS if name in arguments[:1]]
+    for name in named or _COMMANDS:
+        app.add_typer(import_module(f"service.cli.{name}").app)
     return app
 
 

@@ -18,7 +18,12 @@ from service.gguf.summary import inspect
 from service.gguf.synth import Size, WeightType, synthesise
 from service.gguf.verify import verify
 
-app = typer.Typer(help="Model files: inspect, remap, verify, synthesise.", no_args_is_help=True)
+app = typer.Typer(
+    name="gguf",
+    add_completion=False,
+    help="Model files: inspect, remap, verify, synthesise.",
+    no_args_is_help=True,
+)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")]

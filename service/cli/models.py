@@ -13,7 +13,12 @@ from service.models.progress import show_progress
 from service.models.pull import Puller
 from service.settings import Settings
 
-app = typer.Typer(help="Models: list the catalogue, fetch one.", no_args_is_help=True)
+app = typer.Typer(
+    name="models",
+    add_completion=False,
+    help="Models: list the catalogue, fetch one.",
+    no_args_is_help=True,
+)
 
 ModelsDir = Annotated[
     Path | None, typer.Option(help="Folder that model files are kept in.", show_default=False)

@@ -16,6 +16,8 @@ from service.models.progress import show_progress
 from service.settings import Setting, Settings, list_settings
 from service.telemetry.logs import configure_logging
 
+app = typer.Typer(add_completion=False)
+
 
 def _with_an_option_for_each_setting(command: Callable[..., None]) -> Callable[..., None]:
     """Gives typer the signature that the settings imply; values stay text, Pydantic reads them."""
@@ -50,6 +52,7 @@ def _metavar(setting: Setting) -> str:
     return setting.path[-1].upper()
 
 
+@app.command()
 @_with_an_option_for_each_setting
 def serve(**options: str | None) -> None:
     """Serve a model until Ctrl-C or SIGTERM.
