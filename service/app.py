@@ -2,9 +2,10 @@
 
 import asyncio
 import contextlib
+import math
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
@@ -15,12 +16,15 @@ from service.api.config import ApiConfig
 from service.api.drain import Drain
 from service.api.served_model import ServedModel
 from service.api.server import Server, obey_signals
-from service.chat.format import ChatFormat, choose_format
+from service.chat.format import choose_format
 from service.core.messages import Ready
 from service.core.sampling import SamplingParams
 from service.engine.config import EngineConfig
+from service.errors import SettingsError
+from service.gguf import smollm3
 from service.gguf.header import read_header
 from service.gguf.hyperparameters import Hyperparameters, read_hyperparameters
+from service.kvcache.size_class import SizeClass
 from service.llama.vocab import Vocab
 from service.models.catalog import find_entry, load_catalog
 from service.models.model_file import ModelFile, is_path, resolve_model
@@ -30,7 +34,7 @@ from service.runtime.config import PoolConfig
 from service.runtime.pool import EnginePool
 from service.scheduler.config import SchedulerConfig
 from service.settings import Settings, format_value
-from service.sizing import available_bytes, count_physical_cores, fit_size_classes
+from service.sizing import affords_copy, available_bytes, count_physical_cores, fit_size_classes
 from service.telemetry.metrics import Metrics
 
 _ALL_LAYERS = -1
@@ -45,17 +49,24 @@ class Started:
     workers: Mapping[int, Ready]
 
 
-def fetch_model(settings: Settings, report: ReportProgress) -> ModelFile:
+def fetch_model(
+    settings: Settings, report: ReportProgress, on_wait: Callable[[], None]
+) -> ModelFile:
     """The model's file, downloaded first if it is a catalogue's and not here.
 
+    `on_wait` is called before waiting for another process that fetches into the same folder.
     Raises ModelFileError or DownloadError.
     """
     name = settings.model
     if not is_path(name):
         entry = find_entry(load_catalog(settings.models_dir), name)
         if not (settings.models_dir / entry.file_name).exists():
-            endpoint = settings.download.endpoint
-            Puller(models_dir=settings.models_dir, endpoint=endpoint, report=report).pull(entry)
+            Puller(
+                models_dir=settings.models_dir,
+                endpoint=settings.download.endpoint,
+                report=report,
+                on_wait=on_wait,
+            ).pull(entry)
     return resolve_model(name, settings.models_dir)
 
 
@@ -69,11 +80,20 @@ async def run_service(
 
     Raises EngineError when the engine cannot start.
     """
-    shape = _read_shape(file.path)
+    header = read_header(file.path)
+    architecture = header.text("general.architecture") or smollm3.LLAMA
+    shape = _stretch(read_hyperparameters(header, architecture), settings.engine.rope_scaling)
     vocab = Vocab.load(file.path)
     chat_format = choose_format(vocab)
     structlog.get_logger().info("chat_format", model=file.name, format=chat_format.name)
-    model = _describe_model(file, shape, vocab, chat_format)
+    model = ServedModel(
+        id=file.name,
+        created=int(file.path.stat().st_mtime),
+        context_len=shape.context_len,
+        sampling=_choose_sampling(file, architecture),
+        format=chat_format,
+        vocab=vocab,
+    )
     disable_created_metrics()  # a series beside each counter, which nobody looks at
     metrics = Metrics(CollectorRegistry())
     config = _configure_pool(settings, file.path, shape)
@@ -124,14 +144,23 @@ def _configure_api(settings: Settings) -> ApiConfig:
 
 def _configure_pool(settings: Settings, path: Path, shape: Hyperparameters) -> PoolConfig:
     engine = settings.engine
+    num_workers = 1 if settings.pool.workers == "auto" else settings.pool.workers
+    weight_bytes, free_bytes = path.stat().st_size, available_bytes() // num_workers
+    extra_buffers = engine.extra_buffers == "on" or (
+        engine.extra_buffers == "auto"
+        and affords_copy(
+            shape, weight_bytes=weight_bytes, free_bytes=free_bytes, kv_type=engine.kv_type
+        )
+    )
     contexts = engine.contexts
     if contexts == "auto":
         contexts = fit_size_classes(
             shape,
-            weight_bytes=path.stat().st_size,
-            free_bytes=available_bytes(),
+            weight_bytes=weight_bytes * (2 if extra_buffers else 1),
+            free_bytes=free_bytes,
             kv_type=engine.kv_type,
         )
+    _check_slots(contexts, shape, engine.rope_scaling)
     all_layers = _ALL_LAYERS if settings.backend == "cuda" else 0
     return PoolConfig(
         engine=EngineConfig(
@@ -141,36 +170,40 @@ def _configure_pool(settings: Settings, path: Path, shape: Hyperparameters) -> P
             gpu_layers=all_layers if engine.gpu_layers == "auto" else engine.gpu_layers,
             kv_type=engine.kv_type,
             flash_attention=engine.flash_attention,
+            rope_scaling=engine.rope_scaling,
+            extra_buffers=extra_buffers,
             host_cache_bytes=engine.host_cache_bytes,
             scheduler=SchedulerConfig(
                 step_tokens=settings.scheduler.step_tokens,
                 mixed_step_tokens=settings.scheduler.mixed_step_tokens,
             ),
         ),
-        num_workers=1 if settings.pool.workers == "auto" else settings.pool.workers,
+        num_workers=num_workers,
         max_queued=settings.scheduler.max_queued,
     )
 
 
-def _read_shape(path: Path) -> Hyperparameters:
-    header = read_header(path)
-    return read_hyperparameters(header, header.text("general.architecture") or "llama")
-
-
-def _describe_model(
-    file: ModelFile, shape: Hyperparameters, vocab: Vocab, chat_format: ChatFormat
-) -> ServedModel:
-    entry = file.entry
-    sampling = SamplingParams()
-    if entry is not None:
-        sampling = SamplingParams(
-            temperature=entry.sampling.temperature, top_p=entry.sampling.top_p
+def _check_slots(classes: tuple[SizeClass, ...], shape: Hyperparameters, scaling: float) -> None:
+    """Raises SettingsError for slots in whose later part the model has no positions."""
+    longest = max(size.slot_len for size in classes)
+    if longest > shape.context_len:
+        needed = math.ceil(longest / shape.context_len * scaling)
+        raise SettingsError(
+            f"SMOLSERVE_ENGINE__CONTEXTS: a slot of {longest} tokens is longer than the model's "
+            f"context of {shape.context_len}; make it shorter, or stretch the context with "
+            f"SMOLSERVE_ENGINE__ROPE_SCALING={needed}"
         )
-    return ServedModel(
-        id=file.name,
-        created=int(file.path.stat().st_mtime),
-        context_len=entry.context_len if entry else shape.context_len,
-        sampling=sampling,
-        format=chat_format,
-        vocab=vocab,
-    )
+
+
+def _stretch(shape: Hyperparameters, rope_scaling: float) -> Hyperparameters:
+    return replace(shape, context_len=int(shape.context_len * rope_scaling))
+
+
+def _choose_sampling(file: ModelFile, architecture: str) -> SamplingParams:
+    """The catalogue's word, else SmolLM3's card for a SmolLM3 file, else nothing special."""
+    if file.entry is not None:
+        advice = file.entry.sampling
+        return SamplingParams(temperature=advice.temperature, top_p=advice.top_p)
+    if architecture == smollm3.ARCHITECTURE:
+        return SamplingParams(temperature=smollm3.TEMPERATURE, top_p=smollm3.TOP_P)
+    return SamplingParams()

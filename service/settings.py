@@ -11,7 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -80,6 +89,10 @@ class EngineSettings(_Group):
         default="auto",
         description="Layers kept on the GPU; auto is all with the cuda backend, else none",
     )
+    rope_scaling: Annotated[float, Field(ge=1, le=32)] = Field(
+        default=1,
+        description="Times that YaRN stretches the model's context; 2 makes 128k of SmolLM3's 64k",
+    )
     kv_type: KvType = Field(default="f16", description="Number format of the KV cache")
     host_cache_bytes: Annotated[int, Field(ge=0)] = Field(
         default=1 << 30, description="Host memory of a worker for computed tokens of idle prompts"
@@ -87,6 +100,24 @@ class EngineSettings(_Group):
     flash_attention: FlashAttention = Field(
         default="auto", description="Fused attention; auto leaves it to llama.cpp"
     )
+    extra_buffers: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="Copies of the weights in a form that is faster on this CPU; "
+        "auto makes them where the memory allows",
+    )
+
+    @field_validator("flash_attention")
+    @classmethod
+    def _fuse_quantised_attention(
+        cls, flash_attention: FlashAttention, info: ValidationInfo
+    ) -> FlashAttention:
+        kv_type = info.data.get("kv_type")
+        if flash_attention == "off" and kv_type in {"q8_0", "q4_0"}:
+            raise ValueError(
+                f"a KV cache in {kv_type} needs flash attention; leave it on auto, "
+                f"or set {PREFIX}ENGINE__KV_TYPE=f16"
+            )
+        return flash_attention
 
 
 class SchedulerSettings(_Group):

@@ -26,19 +26,26 @@ def available_bytes() -> int:
     return psutil.virtual_memory().available
 
 
+def affords_copy(
+    shape: Hyperparameters, *, weight_bytes: int, free_bytes: int, kv_type: KvType
+) -> bool:
+    """Whether weights and a repacked copy of them leave room for all the small slots."""
+    kv_bytes = MAX_SMALL_SLOTS * SMALL_SLOT_LEN * kv_bytes_per_token(shape, kv_type)
+    return 2 * weight_bytes + kv_bytes <= free_bytes * _USABLE_SHARE
+
+
 def fit_size_classes(
     shape: Hyperparameters, *, weight_bytes: int, free_bytes: int, kv_type: KvType
 ) -> tuple[SizeClass, ...]:
     """Small slots for at most half of the memory, and one as long as the model and the rest allow.
 
-    Weights count twice, because a CPU may keep a repacked copy of them. There is always a slot.
+    `weight_bytes` includes a repacked copy, if there is one. There is always a slot.
     """
     per_token = kv_bytes_per_token(shape, kv_type)
-    num_cells = max(0, int(free_bytes * _USABLE_SHARE) - 2 * weight_bytes) // per_token
+    num_cells = max(0, int(free_bytes * _USABLE_SHARE) - weight_bytes) // per_token
     small_len = min(SMALL_SLOT_LEN, shape.context_len)
-    large_len = small_len
-    while large_len * 2 <= min(shape.context_len, num_cells // 2):
-        large_len *= 2
+    num_small_cells = min(MAX_SMALL_SLOTS * small_len, num_cells // 2)
+    large_len = _longest(small_len, num_cells - num_small_cells, shape.context_len)
     if large_len == small_len:
         num_small = min(MAX_SMALL_SLOTS, num_cells // small_len)
         return (SizeClass(slot_len=small_len, num_slots=max(1, num_small)),)
@@ -47,3 +54,13 @@ def fit_size_classes(
         SizeClass(slot_len=small_len, num_slots=num_small),
         SizeClass(slot_len=large_len, num_slots=1),
     )
+
+
+def _longest(start: int, limit: int, context_len: int) -> int:
+    """The whole context where it fits, else `start` doubled as often as it may be."""
+    if start <= context_len <= limit:
+        return context_len
+    length = start
+    while length * 2 <= min(limit, context_len):
+        length *= 2
+    return length

@@ -2,7 +2,7 @@ import pytest
 
 from service.gguf.hyperparameters import Hyperparameters
 from service.gguf.memory import kv_bytes_per_token
-from service.sizing import fit_size_classes
+from service.sizing import affords_copy, fit_size_classes
 
 GIBIBYTE = 1 << 30
 
@@ -40,8 +40,27 @@ def test_a_model_with_short_context_has_one_class():
 
 
 def test_less_memory_gives_shorter_and_fewer_slots():
-    assert fit(GIBIBYTE) == "5x2048,1x8192"
+    assert fit(GIBIBYTE) == "7x2048,1x8192"
     assert fit(GIBIBYTE // 2) == "2x2048"
+
+
+def test_the_rest_of_the_small_slots_half_goes_to_the_long_slot():
+    per_token = kv_bytes_per_token(shape(), "f16")
+    cells = 8 * 2048 + 65536
+    free = int((100_000_000 + (cells + 10) * per_token) / 0.6)
+    assert fit(free, context_len=65536) == "8x2048,1x65536"
+
+
+def test_a_context_that_is_no_power_of_two_is_used_to_its_end():
+    assert fit(16 * GIBIBYTE, context_len=98304) == "8x2048,1x98304"
+
+
+def test_a_copy_of_the_weights_is_made_where_the_small_slots_fit_beside_it():
+    small_slots = 8 * 2048 * kv_bytes_per_token(shape(), "f16")
+    enough = int((200_000_000 + small_slots) / 0.6) + 10
+    for free_bytes, affords in ((enough, True), (enough - 20, False)):
+        weights = {"weight_bytes": 100_000_000, "free_bytes": free_bytes}
+        assert affords_copy(shape(), **weights, kv_type="f16") is affords
 
 
 def test_there_is_always_a_slot():
@@ -55,5 +74,5 @@ def test_slots_stay_within_the_memory_and_the_context(free_bytes, context_len):
         shape(context_len), weight_bytes=100_000_000, free_bytes=free_bytes, kv_type="f16"
     )
     num_cells = sum(size.num_slots * size.slot_len for size in classes)
-    assert num_cells * kv_bytes_per_token(shape(), "f16") + 200_000_000 < free_bytes
+    assert num_cells * kv_bytes_per_token(shape(), "f16") + 100_000_000 < free_bytes
     assert all(size.num_slots >= 1 and size.slot_len <= context_len for size in classes)

@@ -12,6 +12,7 @@ from rich.console import Console
 from service.api.server import bind
 from service.app import Started, fetch_model, run_service
 from service.cli.greeting import greet
+from service.models.preparation import prepare_model
 from service.models.progress import show_progress
 from service.settings import Setting, Settings, list_settings
 from service.telemetry.logs import configure_logging
@@ -70,9 +71,22 @@ def serve(**options: str | None) -> None:
 
 def _serve(settings: Settings, listener: socket.socket) -> None:
     console = Console(stderr=True)
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def say_waiting() -> None:
+        say(f"Another process is writing into {settings.models_dir}; waiting for it")
+
     with show_progress(settings.model, console) as report:
-        file = fetch_model(settings, report)
-    console.print(f"Loading {file.path} …", highlight=False)
+        found = fetch_model(settings, report, say_waiting)
+    with show_progress("remap", console) as report:
+        prepared = prepare_model(found, settings.models_dir, report=report, on_wait=say_waiting)
+    file = prepared.file
+    if file != found:
+        say(f"{found.path} lacks keys of the llama family: serving it remapped")
+    say(prepared.checked)
+    say(f"Loading {file.path} …")
     bound = settings.model_copy(update={"port": listener.getsockname()[1]})
 
     def greet_user(started: Started) -> None:

@@ -1,5 +1,6 @@
 """Both key families in one file, and the NoPE layers written down; tensors stay as they are."""
 
+import hashlib
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -32,6 +33,12 @@ Architecture = Literal["smollm3", "llama"]
 PADDING_KEY = "smolserve.padding"
 """Blanks that move the tensors to a page offset they had in the source, so that they reflink."""
 
+STAMP_KEY = "smolserve.remapped_from"
+"""Tells which source a remapped file was made of: its size, time of change and header's digest."""
+
+_FORM = 1
+"""Part of the stamp; a new number when `remap` writes other things makes older files stale."""
+
 COST_OF_LLAMA = (
     "as architecture llama every loader applies rotary embedding to all layers, also to those that "
     "were trained without it: the file loads and runs, and its answers are wrong"
@@ -53,6 +60,15 @@ def needs_remap(path: Path) -> bool:
     Raises ModelFileError if it is no sound GGUF file.
     """
     return lacks_keys(read_header(path))
+
+
+def is_remapped_from(source: Header, target: Path) -> bool:
+    """Whether `target` is whole and what `remap` would make of `source` as it is now."""
+    try:
+        header = read_header(target)
+    except ModelFileError:
+        return False
+    return header.text(STAMP_KEY) == _stamp(source) and not header.missing_bytes
 
 
 def remap(
@@ -113,7 +129,8 @@ def _plan(header: Header, architecture: Architecture) -> _Plan:
         message = "both key families and the NoPE layers are there already: copied as it is"
         return _Plan(header=b"", copy_from=0, message=message)
     added = _missing_fields(header)
-    fields = _kept_fields(header, architecture) + list(added.values())
+    stamp = text_field(STAMP_KEY, _stamp(header))
+    fields = [*_kept_fields(header, architecture), *added.values(), stamp]
     message = f"{len(added)} keys added; architecture {architecture}"
     if architecture == smollm3.LLAMA:
         message += f". Mind: {COST_OF_LLAMA}"
@@ -123,6 +140,13 @@ def _plan(header: Header, architecture: Architecture) -> _Plan:
         message=message,
         added_keys=tuple(added),
     )
+
+
+def _stamp(source: Header) -> str:
+    """Other bytes at the same path differ in one of these, short of a forgery."""
+    changed = source.path.stat().st_mtime_ns
+    digest = hashlib.sha256(source.raw).hexdigest()
+    return f"form {_FORM}; {source.file_size} bytes; changed {changed} ns; header {digest}"
 
 
 def _missing_fields(header: Header) -> dict[str, bytes]:
@@ -149,7 +173,7 @@ def _kept_fields(header: Header, architecture: Architecture) -> list[bytes]:
     for field in header.fields.values():
         if field.key == "general.architecture" and architecture != smollm3.ARCHITECTURE:
             kept.append(text_field(field.key, architecture))
-        elif field.key != PADDING_KEY:
+        elif field.key not in {PADDING_KEY, STAMP_KEY}:
             kept.append(header.raw[field.start : field.end])
     return kept
 

@@ -31,6 +31,9 @@ MAPPED = (
 )
 """What loaders of the llama family look for under `llama.`, in place of `smollm3.`."""
 
+TEMPERATURE, TOP_P = 0.6, 0.95
+"""Sampling that the model's card advises."""
+
 SPECIAL_TOKENS: Mapping[int, str] = {
     128000: "<|begin_of_text|>",
     128001: "<|end_of_text|>",

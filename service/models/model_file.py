@@ -6,6 +6,9 @@ from pathlib import Path
 from service.errors import ModelFileError
 from service.models.catalog import CatalogEntry, find_entry, load_catalog
 
+REMAPPED = ".remapped"
+"""Ends the stem of a file that was remapped to be served."""
+
 _MAGIC = b"GGUF"
 
 
@@ -19,7 +22,9 @@ class ModelFile:
     @property
     def name(self) -> str:
         """What the API calls the model."""
-        return self.entry.name if self.entry is not None else self.path.stem
+        if self.entry is not None:
+            return self.entry.name
+        return self.path.stem.removesuffix(REMAPPED)
 
 
 def resolve_model(name_or_path: str, models_dir: Path) -> ModelFile:

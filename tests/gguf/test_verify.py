@@ -106,6 +106,13 @@ def test_child_that_hangs_is_ended(remapped):
     assert checks["load"].outcome == "skipped"
 
 
+def test_outcome_is_told_while_the_next_check_still_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr("service.gguf.verify.PROBE", "tests.gguf.hanging_probe")
+    checks = verify(small_file(tmp_path / "small.gguf"))
+    assert next(check for check in checks if check.name == "values").detail == "fine"
+    checks.close()
+
+
 def test_weights_that_are_no_numbers_are_found(tiny, tmp_path):
     path = tmp_path / "broken.gguf"
     shutil.copy(tiny, path)

@@ -92,6 +92,9 @@ def test_unknown_variables_stop_the_start_and_the_likely_one_is_named(monkeypatc
         ("SMOLSERVE_ENGINE__CONTEXTS", "8*2048"),
         ("SMOLSERVE_ENGINE__CONTEXTS", "0x2048"),
         ("SMOLSERVE_ENGINE__THREADS", "-1"),
+        ("SMOLSERVE_ENGINE__ROPE_SCALING", "0.5"),
+        ("SMOLSERVE_ENGINE__ROPE_SCALING", "nan"),
+        ("SMOLSERVE_ENGINE__EXTRA_BUFFERS", "yes"),
         ("SMOLSERVE_DRAIN_TIMEOUT_S", "inf"),
         ("SMOLSERVE_SCHEDULER__MAX_QUEUED", "-1"),
         ("SMOLSERVE_DOWNLOAD__ENDPOINT", "hub"),
@@ -103,6 +106,21 @@ def test_an_invalid_value_stops_the_start_with_one_line_that_names_it(monkeypatc
     [line] = str(caught.value).splitlines()
     assert line.startswith(f"{variable} (--")
     assert repr(value) in line
+
+
+@pytest.mark.parametrize("kv_type", ["q8_0", "q4_0"])
+def test_a_quantised_cache_without_flash_attention_is_refused(monkeypatch, kv_type):
+    with pytest.raises(SettingsError) as caught:
+        load_with(
+            monkeypatch,
+            SMOLSERVE_ENGINE__KV_TYPE=kv_type,
+            SMOLSERVE_ENGINE__FLASH_ATTENTION="off",
+        )
+    assert str(caught.value) == (
+        "SMOLSERVE_ENGINE__FLASH_ATTENTION (--engine-flash-attention): invalid value 'off': "
+        f"a KV cache in {kv_type} needs flash attention; leave it on auto, "
+        "or set SMOLSERVE_ENGINE__KV_TYPE=f16"
+    )
 
 
 def test_every_problem_is_told_at_once(monkeypatch):
