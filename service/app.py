@@ -175,7 +175,7 @@ def _configure_pool(settings: Settings, path: Path, shape: Hyperparameters) -> P
             host_cache_bytes=engine.host_cache_bytes,
             scheduler=SchedulerConfig(
                 step_tokens=settings.scheduler.step_tokens,
-                mixed_step_tokens=settings.scheduler.mixed_step_tokens,
+                target_itl_seconds=settings.scheduler.target_itl_ms / 1000,
             ),
         ),
         num_workers=num_workers,

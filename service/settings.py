@@ -60,6 +60,7 @@ def _parse_size_classes(value: object) -> object:
 Port = Annotated[int, Field(ge=0, le=65535)]
 Count = Annotated[int, Field(ge=1)]
 AutoCount = Annotated[Count | Auto, BeforeValidator(_auto_if_zero)]
+Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Strings = Annotated[tuple[str, ...], BeforeValidator(_split_list)]
 Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(_split_list)]
@@ -98,7 +99,7 @@ class EngineSettings(_Group):
         default=1 << 30, description="Host memory of a worker for computed tokens of idle prompts"
     )
     flash_attention: FlashAttention = Field(
-        default="auto", description="Fused attention; auto leaves it to llama.cpp"
+        default="auto", description="Fused attention; auto is off on a CPU, where it is slow, and llama.cpp decides elsewhere"
     )
     extra_buffers: Literal["auto", "on", "off"] = Field(
         default="auto",
@@ -124,9 +125,9 @@ class SchedulerSettings(_Group):
     step_tokens: Count = Field(
         default=_SCHEDULER.step_tokens, description="Tokens that one step may compute"
     )
-    mixed_step_tokens: Count = Field(
-        default=64,
-        description="Prompt tokens that a step may compute while other requests generate",
+    target_itl_ms: Milliseconds = Field(
+        default=_SCHEDULER.target_itl_seconds * 1000,
+        description="Gap between tokens that running streams should keep while prompts are computed",
     )
     max_queued: Annotated[int, Field(ge=0)] = Field(
         default=1024, description="Requests that may wait; one more is answered 429"

@@ -9,6 +9,9 @@ from service.scheduler.config import SchedulerConfig
 KvType = Literal["f16", "q8_0", "q4_0", "f32", "bf16"]
 FlashAttention = Literal["auto", "on", "off"]
 
+_EXACT: frozenset[KvType] = frozenset({"f32", "f16", "bf16"})
+"""Quantised values need fused attention."""
+
 
 class SimulatedModel(msgspec.Struct, frozen=True, kw_only=True):
     """A model that costs time instead of computing; for tests and for measuring everything else.
@@ -21,6 +24,8 @@ class SimulatedModel(msgspec.Struct, frozen=True, kw_only=True):
     step_seconds: float = 0.0
     row_seconds: float = 0.0
     bytes_per_token: int = 1024
+    deadly_token: int | None = None
+    """Computing it ends the worker, as a bad kernel would."""
     dies_in_warm_up: Literal["never", "with_extra_buffers", "always"] = "never"
     """Ends itself as a bad kernel would, with SIGSEGV."""
 
@@ -45,10 +50,24 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     simulate: SimulatedModel | None = None
     scheduler: SchedulerConfig = SchedulerConfig()
 
+    @property
+    def chosen_flash_attention(self) -> FlashAttention:
+        """What `auto` means here: off on a CPU, unless the KV type needs it.
+
+        llama.cpp's fused attention is slow on CPUs: 2 to 3 times the time of a decode step over
+        some hundreds of cells, 10 times that of a small prompt chunk (docs/performance.md). One
+        choice holds for all contexts, since snapshots do not fit across it.
+        """
+        if self.flash_attention == "auto" and self.gpu_layers == 0 and self.kv_type in _EXACT:
+            return "off"
+        return self.flash_attention
+
 
 class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """An engine and the sockets it talks over."""
+    """An engine and what it shares with the API process."""
 
     engine: EngineConfig
     commands_address: str
     reports_address: str
+    roster_descriptor: int
+    """The shared memory of `service.engine.roster`, inherited."""

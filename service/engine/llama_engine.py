@@ -130,7 +130,7 @@ def _shape(size: SizeClass, config: EngineConfig) -> ContextShape:
         batch_len=config.scheduler.step_tokens + size.num_slots,
         threads=config.threads,
         kv_type=config.kv_type,
-        flash_attention=config.flash_attention,
+        flash_attention=config.chosen_flash_attention,
         rope_scaling=config.rope_scaling,
     )
 

@@ -8,6 +8,7 @@ without gaps, slots not overfilled) are assertions here.
 import signal
 import time
 import zlib
+from collections.abc import Callable
 
 from service.core.messages import Ready
 from service.core.plan import (
@@ -35,12 +36,15 @@ class SimulatedEngine:
         classes: tuple[SizeClass, ...],
         *,
         extra_buffers: bool = False,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        """`sleep` is how it spends a step's time; tests that only want the figure pass another."""
         self.eog_tokens = frozenset(model.eog_tokens)
         self.bytes_per_token = model.bytes_per_token
         self._model = model
         self._classes = classes
         self._extra_buffers = extra_buffers
+        self._sleep = sleep
         self._slots = [[make_tokens() for _ in range(size.num_slots)] for size in classes]
         self._snapshots: dict[int, Tokens] = {}
 
@@ -74,7 +78,7 @@ class SimulatedEngine:
             num_rows += self._compute(context, tokens)
         seconds = self._model.step_seconds + num_rows * self._model.row_seconds
         if seconds:
-            time.sleep(seconds)
+            self._sleep(seconds)
         return StepResult(tokens, seconds)
 
     def close(self) -> None:
@@ -105,6 +109,9 @@ class SimulatedEngine:
             held = slots[chunk.slot]
             assert len(held) == chunk.start < chunk.end <= slot_len
             held += chunk.tokens[chunk.start : chunk.end]
+            deadly = self._model.deadly_token
+            if deadly is not None and deadly in held[chunk.start :]:
+                signal.raise_signal(signal.SIGSEGV)
             num_rows += chunk.end - chunk.start
             if chunk.draw is not None:
                 token = next_token(held, self._model.num_vocab)

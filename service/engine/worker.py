@@ -27,6 +27,7 @@ from service.core.plan import Plan
 from service.engine.config import EngineConfig, WorkerConfig
 from service.engine.engine import Engine
 from service.engine.llama_engine import LlamaEngine
+from service.engine.roster import Roster
 from service.engine.simulated_engine import SimulatedEngine
 from service.errors import SmolserveError
 from service.kvcache.allocator import SlotAllocator
@@ -40,7 +41,7 @@ LAST_WORDS_MS = 1000
 
 
 class Channel:
-    """The two sockets of a worker."""
+    """The two sockets of a worker, and the roster that it leaves behind."""
 
     def __init__(self, config: WorkerConfig) -> None:
         self._context = zmq.Context()
@@ -54,6 +55,7 @@ class Channel:
         self._poller.register(self._commands, zmq.POLLIN)
         # The parent's end of standard input closes when it dies, however it dies.
         self._poller.register(sys.stdin.fileno(), zmq.POLLIN)
+        self.roster = Roster(config.roster_descriptor)
         self._decoder = msgspec.msgpack.Decoder(Command)
         self._encoder = msgspec.msgpack.Encoder()
 
@@ -106,6 +108,7 @@ class Worker:
     def obey(self, command: Command) -> None:
         match command:
             case Submit():
+                self._channel.roster.write([command.sequence_id])
                 self._scheduler.add(command)
             case Abort(sequence_id=sequence_id):
                 self._scheduler.abort(sequence_id)
@@ -114,6 +117,7 @@ class Worker:
 
     def step(self, started: float) -> None:
         plan = self._scheduler.plan()
+        self._channel.roster.write([sequence.id for sequence in self._scheduler.running])
         result = self._engine.execute(plan)
         outputs = self._scheduler.apply(result)
         self._publish(outputs, plan, result.decode_seconds, time.monotonic() - started)

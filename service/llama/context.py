@@ -23,6 +23,11 @@ _FLASH_ATTENTION: dict[FlashAttention, int] = {"auto": -1, "off": 0, "on": 1}
 CELL_ALIGNMENT = 256
 """llama.cpp rounds a stream's cells up to this."""
 
+MAX_SCORES_BYTES = 256 << 20
+"""Without flash attention, a pass holds a float for every head, row and cell of a slot. Contexts of
+long slots take fewer rows a pass to stay within this."""
+MIN_PASS_LEN = 64
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContextShape:
@@ -133,7 +138,11 @@ def _parameters(model: LlamaModel, shape: ContextShape) -> llama_cpp.llama_conte
     params.n_ctx = slot_len * shape.num_slots
     params.n_seq_max = shape.num_slots
     params.n_outputs_max = shape.num_slots
-    params.n_batch = params.n_ubatch = shape.batch_len
+    params.n_batch = shape.batch_len
+    params.n_ubatch = shape.batch_len
+    if shape.flash_attention == "off":
+        row_bytes = 4 * slot_len * llama_cpp.llama_model_n_head(model.handle)
+        params.n_ubatch = min(shape.batch_len, max(MIN_PASS_LEN, MAX_SCORES_BYTES // row_bytes))
     params.n_threads = params.n_threads_batch = shape.threads
     params.type_k = params.type_v = _KV_TYPES[shape.kv_type]
     params.flash_attn_type = _FLASH_ATTENTION[shape.flash_attention]

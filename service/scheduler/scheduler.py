@@ -10,6 +10,7 @@ from service.core.plan import Chunk, ContextPlan, Filler, Plan, StepResult
 from service.core.request import FinishReason
 from service.kvcache.allocator import SlotAllocator
 from service.scheduler.config import SchedulerConfig
+from service.scheduler.pace import Pace
 from service.scheduler.queue import WaitingQueue
 from service.scheduler.sequence import Sequence
 
@@ -30,6 +31,7 @@ class Scheduler:
         self._num_classes = len(allocator.classes)
         self._waiting = WaitingQueue(self._num_classes)
         self._running: dict[int, Sequence] = {}
+        self._pace = Pace(target_seconds=config.target_itl_seconds, max_tokens=config.step_tokens)
         self._plan = Plan()
         self._planned: list[Sequence] = []
 
@@ -77,6 +79,7 @@ class Scheduler:
 
     def apply(self, result: StepResult) -> list[SequenceOutput]:
         """Take in what the planned step computed and drew; what it gave each sequence."""
+        self._observe_pace(result.decode_seconds)
         outputs: list[SequenceOutput] = []
         tokens = iter(result.tokens)
         for sequence, chunk in zip(self._planned, self._plan.chunks(), strict=True):
@@ -87,6 +90,16 @@ class Scheduler:
                 outputs.append(_started(sequence))
             sequence.is_reported = True
         return outputs
+
+    def _observe_pace(self, seconds: float) -> None:
+        num_decode = num_prompt = 0
+        for sequence, chunk in zip(self._planned, self._plan.chunks(), strict=True):
+            if sequence.is_decoding:
+                num_decode += 1
+            else:
+                num_prompt += chunk.num_tokens
+        if num_decode or num_prompt:
+            self._pace.observe(num_decode=num_decode, num_prompt=num_prompt, seconds=seconds)
 
     def _extend(self, sequence: Sequence, token: int) -> SequenceOutput:
         added: list[int] = []
@@ -161,7 +174,7 @@ class Scheduler:
             for sequence in self._running.values()
             if sequence.slot is not None and sequence.is_decoding
         }
-        budget = self._config.mixed_step_tokens if decoding else self._config.step_tokens
+        budget = self._pace.allow() if decoding else self._config.step_tokens
         rows: list[list[tuple[int, Sequence, Chunk]]] = [[] for _ in range(self._num_classes)]
         for sequence in self._running.values():
             slot = sequence.slot

@@ -6,7 +6,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from service.scheduler.config import SchedulerConfig
 from service.scheduler.passes import count_passes
-from tests.scheduler.builders import Bench, submit
+from tests.scheduler.builders import ROW_SECONDS, Bench, submit
 
 CLASSES = "3x32,2x64,1x128"
 MAX_LEN = 128
@@ -22,7 +22,9 @@ class SchedulerMachine(RuleBasedStateMachine):
             CLASSES,
             host_cache_tokens=150,
             num_vocab=23,
-            config=SchedulerConfig(step_tokens=16, mixed_step_tokens=4, growth_tokens=8),
+            config=SchedulerConfig(
+                step_tokens=16, target_itl_seconds=9 * ROW_SECONDS, growth_tokens=8
+            ),
         )
         self.requests = {}
         self.aborted: set[int] = set()
