@@ -1,8 +1,8 @@
 """The service's Prometheus instruments: a method for each thing that happens.
 
 Intervals, in seconds of the monotonic clock of the API process: queue time is from admission to the
-step that first runs the sequence; TTFT from admission to the first token; ITL is each gap between
-tokens; E2E from admission to the last token; TPOT = (E2E - TTFT) / (tokens - 1).
+beginning of the step that first runs the sequence; TTFT from admission to the first token; ITL is
+each gap between tokens; E2E from admission to the last token; TPOT = (E2E - TTFT) / (tokens - 1).
 """
 
 import os
@@ -85,7 +85,7 @@ class Metrics:
         self._requests.inc()
 
     def request_began(self, queue_seconds: float) -> None:
-        """Its first chunk runs in this step."""
+        """The step that computes its first chunk began."""
         self._queue.observe(queue_seconds)
 
     def first_token(

@@ -32,7 +32,10 @@ class WorkersCollector(Collector):
         self._workers: dict[int, WorkerState] = {}
 
     def state(self, worker: int) -> WorkerState:
-        return self._workers.setdefault(worker, WorkerState())
+        state = self._workers.get(worker)
+        if state is None:
+            state = self._workers[worker] = WorkerState()
+        return state
 
     def collect(self) -> Iterator[Metric]:
         yield from self._collect_requests()
