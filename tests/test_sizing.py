@@ -41,7 +41,7 @@ def test_a_model_with_short_context_has_one_class():
 
 def test_less_memory_gives_shorter_and_fewer_slots():
     assert fit(GIBIBYTE) == "7x2048,1x8192"
-    assert fit(GIBIBYTE // 2) == "2x2048"
+    assert fit(GIBIBYTE // 2) == "2x2048,1x4096"
 
 
 def test_the_rest_of_the_small_slots_half_goes_to_the_long_slot():

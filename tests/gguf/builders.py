@@ -128,7 +128,7 @@ def raw_type(kind: GGUFValueType | int) -> bytes:
 
 
 @contextmanager
-def opened(path: Path, *, exact=False, num_slots=4, slot_len=512, batch_len=64):
+def opened(path: Path, *, exact=False, num_slots=4, slot_len=512, batch_len=64, rope_scaling=1.0):
     """A context over the file; `exact` keeps keys and values in 32 bits."""
     model = LlamaModel(path)
     context = LlamaContext(
@@ -140,6 +140,7 @@ def opened(path: Path, *, exact=False, num_slots=4, slot_len=512, batch_len=64):
             threads=1,
             kv_type="f32" if exact else "f16",
             flash_attention="off" if exact else "auto",
+            rope_scaling=rope_scaling,
         ),
     )
     try:
