@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import math
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,14 +17,16 @@ from service.api.drain import Drain
 from service.api.served_model import ServedModel
 from service.api.server import Server, obey_signals
 from service.chat.format import choose_format
-from service.core.messages import Ready
+from service.core.messages import DeviceMemory, Ready
 from service.core.sampling import SamplingParams
 from service.engine.config import EngineConfig
 from service.errors import SettingsError
 from service.gguf import smollm3
 from service.gguf.header import read_header
 from service.gguf.hyperparameters import Hyperparameters, read_hyperparameters
+from service.gpus import share_gpus
 from service.kvcache.size_class import SizeClass
+from service.llama.devices import ask_gpus
 from service.llama.vocab import Vocab
 from service.models.catalog import find_entry, load_catalog
 from service.models.model_file import ModelFile, is_path, resolve_model
@@ -34,7 +36,14 @@ from service.runtime.config import PoolConfig
 from service.runtime.pool import EnginePool
 from service.scheduler.config import SchedulerConfig
 from service.settings import Settings, format_value
-from service.sizing import affords_copy, available_bytes, count_physical_cores, fit_size_classes
+from service.sizing import (
+    MAX_SMALL_SLOTS,
+    MAX_SMALL_SLOTS_ON_GPU,
+    affords_copy,
+    available_bytes,
+    count_physical_cores,
+    fit_size_classes,
+)
 from service.telemetry.metrics import Metrics
 
 _ALL_LAYERS = -1
@@ -144,8 +153,12 @@ def _configure_api(settings: Settings) -> ApiConfig:
 
 def _configure_pool(settings: Settings, path: Path, shape: Hyperparameters) -> PoolConfig:
     engine = settings.engine
-    num_workers = 1 if settings.pool.workers == "auto" else settings.pool.workers
-    weight_bytes, free_bytes = path.stat().st_size, available_bytes() // num_workers
+    workers = None if settings.pool.workers == "auto" else settings.pool.workers
+    gpus = _find_gpus(settings)
+    share = share_gpus(gpus, workers) if gpus else None
+    num_workers = share.num_workers if share else workers or 1
+    weight_bytes = path.stat().st_size
+    free_bytes = share.free_bytes if share else available_bytes() // num_workers
     extra_buffers = engine.extra_buffers == "on" or (
         engine.extra_buffers == "auto"
         and affords_copy(
@@ -154,11 +167,13 @@ def _configure_pool(settings: Settings, path: Path, shape: Hyperparameters) -> P
     )
     contexts = engine.contexts
     if contexts == "auto":
+        is_copied = extra_buffers and not share
         contexts = fit_size_classes(
             shape,
-            weight_bytes=weight_bytes * (2 if extra_buffers else 1),
+            weight_bytes=weight_bytes * (2 if is_copied else 1),
             free_bytes=free_bytes,
             kv_type=engine.kv_type,
+            max_small_slots=MAX_SMALL_SLOTS_ON_GPU if share else MAX_SMALL_SLOTS,
         )
     _check_slots(contexts, shape, engine.rope_scaling)
     all_layers = _ALL_LAYERS if settings.backend == "cuda" else 0
@@ -180,7 +195,24 @@ def _configure_pool(settings: Settings, path: Path, shape: Hyperparameters) -> P
         ),
         num_workers=num_workers,
         max_queued=settings.scheduler.max_queued,
+        gpus=share.numbers if share else (),
     )
+
+
+def _find_gpus(settings: Settings) -> Sequence[DeviceMemory]:
+    """Those that hold the model; none where the user keeps it off them.
+
+    Raises SettingsError where there should be one.
+    """
+    if settings.backend != "cuda" or settings.engine.gpu_layers == 0:
+        return ()
+    gpus = ask_gpus()
+    if not gpus:
+        raise SettingsError(
+            "SMOLSERVE_BACKEND=cuda, and llama.cpp finds no GPU: see whether nvidia-smi lists one, "
+            "and whether the set-up ran with SMOLSERVE_BACKEND=cuda; or set SMOLSERVE_BACKEND=cpu"
+        )
+    return gpus
 
 
 def _check_slots(classes: tuple[SizeClass, ...], shape: Hyperparameters, scaling: float) -> None:

@@ -12,6 +12,9 @@ SMALL_SLOT_LEN = 2048
 MAX_SMALL_SLOTS = 8
 """A batch that a CPU serves well; each slot's cells are zeroed at start, which takes time."""
 
+MAX_SMALL_SLOTS_ON_GPU = 32
+"""A GPU decodes that many for little more than one."""
+
 _USABLE_SHARE = 0.6
 """Of the free memory: others live on the machine, and snapshots want room."""
 
@@ -35,7 +38,12 @@ def affords_copy(
 
 
 def fit_size_classes(
-    shape: Hyperparameters, *, weight_bytes: int, free_bytes: int, kv_type: KvType
+    shape: Hyperparameters,
+    *,
+    weight_bytes: int,
+    free_bytes: int,
+    kv_type: KvType,
+    max_small_slots: int = MAX_SMALL_SLOTS,
 ) -> tuple[SizeClass, ...]:
     """Small slots for at most half of the memory, and one as long as the model and the rest allow.
 
@@ -44,12 +52,12 @@ def fit_size_classes(
     per_token = kv_bytes_per_token(shape, kv_type)
     num_cells = max(0, int(free_bytes * _USABLE_SHARE) - weight_bytes) // per_token
     small_len = min(SMALL_SLOT_LEN, shape.context_len)
-    num_small_cells = min(MAX_SMALL_SLOTS * small_len, num_cells // 2)
+    num_small_cells = min(max_small_slots * small_len, num_cells // 2)
     large_len = _longest(small_len, num_cells - num_small_cells, shape.context_len)
     if large_len == small_len:
-        num_small = min(MAX_SMALL_SLOTS, num_cells // small_len)
+        num_small = min(max_small_slots, num_cells // small_len)
         return (SizeClass(slot_len=small_len, num_slots=max(1, num_small)),)
-    num_small = min(MAX_SMALL_SLOTS, (num_cells - large_len) // small_len)
+    num_small = min(max_small_slots, (num_cells - large_len) // small_len)
     return (
         SizeClass(slot_len=small_len, num_slots=num_small),
         SizeClass(slot_len=large_len, num_slots=1),

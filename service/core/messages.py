@@ -80,6 +80,15 @@ class StepStats(msgspec.Struct, frozen=True, array_like=True):
     snapshot_bytes: int
 
 
+class DeviceMemory(msgspec.Struct, frozen=True, kw_only=True):
+    """A device's memory, whoever uses it."""
+
+    name: str
+    """As ggml calls it: CUDA0."""
+    free_bytes: int
+    total_bytes: int
+
+
 class Ready(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     """The worker has loaded its model, opened its contexts and computed a first batch."""
 
@@ -89,6 +98,8 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     extra_buffers: bool
     """Whether repacked weight copies (AMX and the like) are in use."""
     load_seconds: float
+    gpus: tuple[DeviceMemory, ...] = ()
+    """Those that the worker uses, after its first batch."""
 
 
 class StepReport(msgspec.Struct, frozen=True, kw_only=True, tag="step"):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from service.core.messages import Ready
+from service.core.messages import DeviceMemory, Ready
 from service.core.plan import (
     Chunk,
     ContextPlan,
@@ -23,6 +23,7 @@ from service.engine.config import EngineConfig
 from service.engine.sampling import draw_tokens
 from service.kvcache.size_class import SizeClass, parse_size_classes
 from service.llama.context import ContextShape, LlamaContext
+from service.llama.devices import Devices
 from service.llama.model import LlamaModel
 from service.llama.snapshot import Snapshot
 from service.llama.vocab import Vocab
@@ -52,6 +53,7 @@ class LlamaEngine:
             gpu=config.gpu,
             extra_buffers=config.extra_buffers,
         )
+        self._gpu_layers, self._gpu = config.gpu_layers, config.gpu
         classes = parse_size_classes(config.contexts)
         self._contexts = [LlamaContext(self._model, _shape(size, config)) for size in classes]
         self._snapshots: dict[int, Snapshot] = {}
@@ -78,6 +80,7 @@ class LlamaEngine:
             compute_bytes=sum(context.memory.compute_bytes for context in self._contexts),
             extra_buffers=self._model.has_extra_buffers,
             load_seconds=self._load_seconds,
+            gpus=self._gpus(),
         )
 
     def execute(self, plan: Plan) -> StepResult:
@@ -104,6 +107,12 @@ class LlamaEngine:
         for context in self._contexts:
             context.close()
         self._model.close()
+
+    def _gpus(self) -> tuple[DeviceMemory, ...]:
+        if self._gpu_layers == 0:
+            return ()
+        gpus = Devices().gpus()
+        return tuple(gpus if self._gpu is None else gpus[self._gpu : self._gpu + 1])
 
     def _operate(self, operation: SlotOperation) -> None:
         match operation:

@@ -1,14 +1,12 @@
 """One matrix product through ggml itself, to hold its quantised arithmetic against another's."""
 
 import ctypes
-from collections.abc import Callable
-from pathlib import Path
 
-import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
 from service.errors import LlamaError
+from service.llama.shared_library import bind, load
 
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
@@ -32,25 +30,25 @@ class Ggml:
 
     def __init__(self) -> None:
         """Raises LlamaError if the shared libraries are not where llama_cpp keeps them."""
-        base, cpu = _load("libggml-base"), _load("libggml-cpu")
+        base, cpu = load("libggml-base"), load("libggml-cpu")
         pointer, length = ctypes.c_void_p, ctypes.c_int64
-        self._init = _bind(base, "ggml_init", pointer, _InitParams)
-        self._free = _bind(base, "ggml_free", None, pointer)
-        self._new_matrix = _bind(
+        self._init = bind(base, "ggml_init", pointer, _InitParams)
+        self._free = bind(base, "ggml_free", None, pointer)
+        self._new_matrix = bind(
             base, "ggml_new_tensor_2d", pointer, pointer, ctypes.c_int, length, length
         )
-        self._product = _bind(base, "ggml_mul_mat", pointer, pointer, pointer, pointer)
-        self._new_graph = _bind(base, "ggml_new_graph", pointer, pointer)
-        self._expand = _bind(base, "ggml_build_forward_expand", None, pointer, pointer)
-        self._data = _bind(base, "ggml_get_data", pointer, pointer)
-        self._num_bytes = _bind(base, "ggml_nbytes", ctypes.c_size_t, pointer)
-        self._validate = _bind(
+        self._product = bind(base, "ggml_mul_mat", pointer, pointer, pointer, pointer)
+        self._new_graph = bind(base, "ggml_new_graph", pointer, pointer)
+        self._expand = bind(base, "ggml_build_forward_expand", None, pointer, pointer)
+        self._data = bind(base, "ggml_get_data", pointer, pointer)
+        self._num_bytes = bind(base, "ggml_nbytes", ctypes.c_size_t, pointer)
+        self._validate = bind(
             base, "ggml_validate_row_data", ctypes.c_bool, ctypes.c_int, pointer, ctypes.c_size_t
         )
-        self._compute = _bind(
+        self._compute = bind(
             cpu, "ggml_graph_compute_with_ctx", ctypes.c_int, pointer, pointer, ctypes.c_int
         )
-        _bind(cpu, "ggml_cpu_init", None)()
+        bind(cpu, "ggml_cpu_init", None)()
 
     def multiply(self, rows: Bytes, kind: int, x: Floats) -> Floats:
         """`W @ x` for the matrix whose `rows`, (n, bytes of a row), are stored as ggml type `kind`.
@@ -84,21 +82,3 @@ class Ggml:
     def is_valid(self, data: Bytes, kind: int) -> bool:
         """Whether every block of `data` has finite scales and valid indices."""
         return bool(self._validate(kind, data.ctypes.data, data.nbytes))
-
-
-def _load(name: str) -> ctypes.CDLL:
-    folder = Path(llama_cpp.__file__).parent / "lib"
-    for suffix in (".so", ".dylib"):
-        path = folder / f"{name}{suffix}"
-        if path.exists():
-            return ctypes.CDLL(str(path))
-    raise LlamaError(f"{name} is not in {folder}; reinstall llama-cpp-python")
-
-
-def _bind(
-    library: ctypes.CDLL, name: str, result: type | None, *arguments: type
-) -> Callable[..., int]:
-    function = library[name]
-    function.restype = result
-    function.argtypes = arguments
-    return function

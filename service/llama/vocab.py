@@ -25,6 +25,10 @@ class Vocab:
         initialise()
         params = llama_cpp.llama_model_default_params()
         params.vocab_only = True
+        # No device: llama.cpp would ask each for its memory, which opens a context on a GPU.
+        no_device = (ctypes.c_void_p * 1)()
+        # The stubs call it an array; the field is a plain pointer.
+        params.devices = ctypes.cast(no_device, ctypes.c_void_p)  # pyright: ignore[reportAttributeAccessIssue]
         model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
         if not model:
             raise ModelFileError(f"llama.cpp cannot read the vocabulary of {path}")

@@ -82,17 +82,25 @@ class WorkersCollector(Collector):
     def _collect_memory(self) -> Iterator[Metric]:
         memory = _gauge("memory_bytes", "Memory by what it is for", "worker", "kind")
         resident = _gauge("process_resident_bytes", "Resident set of a process", "process")
+        vram = _gauge(
+            "vram_bytes", "Memory of a GPU when its worker was ready", "worker", "device", "state"
+        )
         resident.add_metric(["api"], _resident_bytes(self._api_process))
         for name, state in self._named_states():
             if state.ready is not None:
                 memory.add_metric([name, "weights"], state.ready.model_bytes)
                 memory.add_metric([name, "kv"], state.ready.kv_bytes)
                 memory.add_metric([name, "compute"], state.ready.compute_bytes)
+                for gpu in state.ready.gpus:
+                    vram.add_metric([name, gpu.name, "used"], gpu.total_bytes - gpu.free_bytes)
+                    vram.add_metric([name, gpu.name, "free"], gpu.free_bytes)
             if state.stats is not None:
                 memory.add_metric([name, "snapshots"], state.stats.snapshot_bytes)
             if state.process is not None:
                 resident.add_metric([f"worker-{name}"], _resident_bytes(state.process))
         yield from (memory, resident)
+        if vram.samples:
+            yield vram
 
     def _named_states(self) -> list[tuple[str, WorkerState]]:
         return [(str(worker), state) for worker, state in sorted(self._workers.items())]

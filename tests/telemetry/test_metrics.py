@@ -3,7 +3,14 @@ import os
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from service.core.messages import ClassStats, Ready, SequenceOutput, StepReport, StepStats
+from service.core.messages import (
+    ClassStats,
+    DeviceMemory,
+    Ready,
+    SequenceOutput,
+    StepReport,
+    StepStats,
+)
 from service.telemetry.metrics import RATE_WINDOW_SECONDS, Metrics
 
 
@@ -173,6 +180,20 @@ def test_memory_of_processes_is_read_when_asked():
         resident = registry.get_sample_value("smolserve_process_resident_bytes", labels)
         assert resident is not None
         assert resident > 1_000_000
+
+
+def test_a_gpu_shows_its_memory_and_a_machine_without_one_nothing():
+    metrics, registry = build_metrics()
+    metrics.observe_ready(0, ready(), [(8, 2048)])
+    assert b"vram" not in generate_latest(registry)
+    gpu = DeviceMemory(name="CUDA0", free_bytes=300, total_bytes=1000)
+    metrics.observe_ready(0, ready(gpus=(gpu,)), [(8, 2048)])
+
+    def vram(state):
+        labels = {"worker": "0", "device": "CUDA0", "state": state}
+        return registry.get_sample_value("smolserve_vram_bytes", labels)
+
+    assert (vram("used"), vram("free")) == (700, 300)
 
 
 def test_all_names_carry_the_services_prefix():
