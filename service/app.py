@@ -59,22 +59,22 @@ class Started:
 
 
 def fetch_model(
-    settings: Settings, report: ReportProgress, on_wait: Callable[[], None]
+    settings: Settings, report: ReportProgress, say: Callable[[str], None]
 ) -> ModelFile:
     """The model's file, downloaded first if it is a catalogue's and not here.
 
-    `on_wait` is called before waiting for another process that fetches into the same folder.
-    Raises ModelFileError or DownloadError.
+    `say` is told what takes time. Raises ModelFileError or DownloadError.
     """
     name = settings.model
     if not is_path(name):
         entry = find_entry(load_catalog(settings.models_dir), name)
         if not (settings.models_dir / entry.file_name).exists():
+            say(f"Fetching {name} into {settings.models_dir} …")
             Puller(
                 models_dir=settings.models_dir,
                 endpoint=settings.download.endpoint,
                 report=report,
-                on_wait=on_wait,
+                on_wait=lambda: say("Another process is fetching into that folder; waiting for it"),
             ).pull(entry)
     return resolve_model(name, settings.models_dir)
 

@@ -64,6 +64,9 @@ def _list_choices(started: Started) -> Iterable[str]:
     yield _row("chat format", started.model.format.name)
     yield _row("workers", f"{started.pool.num_workers}, {engine.threads} threads each")
     yield _row("slots", f"{engine.contexts} (slots x tokens), KV cache in {engine.kv_type}")
+    if engine.rope_scaling > 1:
+        length = f"{started.model.context_len:,} tokens"
+        yield _row("context", f"{length}, stretched {engine.rope_scaling:g} times by YaRN")
     repacked = any(ready.extra_buffers for ready in started.workers.values())
     yield _row("weights", "repacked for this CPU" if repacked else "as in the file")
 

@@ -75,16 +75,11 @@ def _serve(settings: Settings, listener: socket.socket) -> None:
     def say(line: str) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    def say_waiting() -> None:
-        say(f"Another process is writing into {settings.models_dir}; waiting for it")
-
     with show_progress(settings.model, console) as report:
-        found = fetch_model(settings, report, say_waiting)
+        found = fetch_model(settings, report, say)
     with show_progress("remap", console) as report:
-        prepared = prepare_model(found, settings.models_dir, report=report, on_wait=say_waiting)
+        prepared = prepare_model(found, settings.models_dir, report=report, say=say)
     file = prepared.file
-    if file != found:
-        say(f"{found.path} lacks keys of the llama family: serving it remapped")
     say(prepared.checked)
     say(f"Loading {file.path} …")
     bound = settings.model_copy(update={"port": listener.getsockname()[1]})

@@ -27,28 +27,29 @@ def prepare_model(
     models_dir: Path,
     *,
     report: ReportProgress = ignore_progress,
-    on_wait: Callable[[], None] = lambda: None,
+    say: Callable[[str], None] = lambda _line: None,
 ) -> Prepared:
     """Remap a SmolLM3 file without the llama family's keys into `models_dir`, once; check it.
 
-    Only headers are read, and tensors copied when it is remapped. `on_wait` is called before
-    waiting for another process that writes into the folder. Raises ModelFileError.
+    Only headers are read, and tensors copied when it is remapped. `say` is told what takes time.
+    Raises ModelFileError.
     """
     header = read_header(file.path)
     if lacks_keys(header):
-        path = _remap_once(header, models_dir, report, on_wait)
+        path = _remap_once(header, models_dir, report, say)
         file, header = replace(file, path=path), read_header(path)
     return Prepared(file=file, checked=_check(header))
 
 
 def _remap_once(
-    source: Header, models_dir: Path, report: ReportProgress, on_wait: Callable[[], None]
+    source: Header, models_dir: Path, report: ReportProgress, say: Callable[[str], None]
 ) -> Path:
     target = models_dir / f"{source.path.stem}{REMAPPED}.gguf"
     try:
         models_dir.mkdir(parents=True, exist_ok=True)
-        with locked_folder(models_dir, on_wait):
+        with locked_folder(models_dir, lambda: say(f"Waiting for who writes into {models_dir} …")):
             if not is_remapped_from(source, target):
+                say(f"{source.path} lacks keys of the llama family; remapping it to {target} …")
                 remap(source.path, target, force=True, progress=report)
     except ModelFileError as error:
         raise ModelFileError(

@@ -35,8 +35,13 @@ class ListeningEngine:
         self.pool = pool
         self.requests = []
 
-    is_ready = property(lambda self: self.pool.is_ready)
-    max_context_len = property(lambda self: self.pool.max_context_len)
+    @property
+    def is_ready(self):
+        return self.pool.is_ready
+
+    @property
+    def max_context_len(self):
+        return self.pool.max_context_len
 
     def submit(self, request):
         self.requests.append(request)

@@ -28,6 +28,15 @@ def test_file_without_llama_keys_is_remapped_into_the_models_folder(tmp_path):
     assert not needs_remap(prepared.file.path)
 
 
+def test_remapping_is_told_with_its_progress(tmp_path):
+    said, steps = [], []
+    source = source_in(tmp_path)
+    prepare(tmp_path, source, say=said.append, report=lambda *step: steps.append(step))
+    [line] = said
+    assert line.startswith(f"{source} lacks keys of the llama family; remapping it to ")
+    assert steps[-1][0] == steps[-1][1]
+
+
 def test_remapped_file_is_served_under_the_name_of_its_source(tmp_path):
     assert prepare(tmp_path, source_in(tmp_path)).file.name == "served"
 
@@ -35,10 +44,10 @@ def test_remapped_file_is_served_under_the_name_of_its_source(tmp_path):
 def test_it_is_remapped_once(tmp_path):
     source = source_in(tmp_path)
     first = prepare(tmp_path, source).file.path.stat()
-    steps = []
-    second = prepare(tmp_path, source, report=lambda *step: steps.append(step)).file.path.stat()
+    said = []
+    second = prepare(tmp_path, source, say=said.append).file.path.stat()
     assert (second.st_ino, second.st_mtime_ns) == (first.st_ino, first.st_mtime_ns)
-    assert not steps
+    assert not said
 
 
 def test_file_remapped_by_hand_is_not_made_again(tmp_path):
