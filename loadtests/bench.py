@@ -25,7 +25,7 @@ from service.chat.prompt import tokenize
 from service.llama.vocab import Vocab
 
 SLOT_LEN = 512
-STEP_TOKENS = 512
+STEP_TOKENS = 256
 TOPICS = ("rivers", "bridges", "violins", "glaciers", "bakeries", "comets", "lighthouses", "maps")
 
 

@@ -68,6 +68,7 @@ def main() -> None:
         slot_len=int(slot_len),
         batch_len=int(step_tokens) + int(num_slots),
         threads=int(threads),
+        flash_attention="off",  # as the service chooses on a CPU
     )
     context = LlamaContext(model, shape)
     generate(context, [[1, 2, 3]], 4, int(step_tokens))

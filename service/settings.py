@@ -99,7 +99,9 @@ class EngineSettings(_Group):
         default=1 << 30, description="Host memory of a worker for computed tokens of idle prompts"
     )
     flash_attention: FlashAttention = Field(
-        default="auto", description="Fused attention; auto is off on a CPU, where it is slow, and llama.cpp decides elsewhere"
+        default="auto",
+        description="Fused attention; auto is off on a CPU, where it is slow, and llama.cpp's "
+        "choice elsewhere",
     )
     extra_buffers: Literal["auto", "on", "off"] = Field(
         default="auto",
@@ -127,7 +129,7 @@ class SchedulerSettings(_Group):
     )
     target_itl_ms: Milliseconds = Field(
         default=_SCHEDULER.target_itl_seconds * 1000,
-        description="Gap between tokens that running streams should keep while prompts are computed",
+        description="Gap between tokens that running streams should keep beside prompts",
     )
     max_queued: Annotated[int, Field(ge=0)] = Field(
         default=1024, description="Requests that may wait; one more is answered 429"

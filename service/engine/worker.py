@@ -30,7 +30,7 @@ from service.engine.llama_engine import LlamaEngine
 from service.engine.roster import Roster
 from service.engine.simulated_engine import SimulatedEngine
 from service.errors import SmolserveError
-from service.kvcache.allocator import SlotAllocator
+from service.kvcache.allocator import Slot, SlotAllocator
 from service.kvcache.size_class import parse_size_classes
 from service.kvcache.store import SnapshotStore
 from service.scheduler.passes import count_passes
@@ -148,19 +148,19 @@ class Worker:
         self._channel.send(StepReport(outputs=outputs, stats=stats))
 
     def _class_stats(self) -> list[ClassStats]:
-        running_tokens = [0] * len(self._allocator.classes)
-        for sequence in self._scheduler.running:
-            if sequence.slot is not None:
-                running_tokens[sequence.slot.class_index] += sequence.num_computed
-        return [
-            ClassStats(
-                num_running=self._allocator.num_running(class_index),
-                num_cached=sum(1 for slot in slots if slot.tokens),
-                num_running_tokens=running_tokens[class_index],
-                num_cached_tokens=sum(len(slot.tokens) for slot in slots),
-            )
-            for class_index, slots in enumerate(self._allocator.classes)
-        ]
+        return [_class_stats(slots) for slots in self._allocator.classes]
+
+
+def _class_stats(slots: list[Slot]) -> ClassStats:
+    num_running = num_cached = running_tokens = cached_tokens = 0
+    for slot in slots:
+        if slot.owner is not None:
+            num_running += 1
+            running_tokens += slot.num_held
+        elif slot.num_held:
+            num_cached += 1
+            cached_tokens += slot.num_held
+    return ClassStats(num_running, num_cached, running_tokens, cached_tokens)
 
 
 def open_engine(config: EngineConfig) -> Engine:

@@ -3,8 +3,9 @@
     class 0   [ run ][ run ][ run ][ idle: tokens kept ][ idle ]      slots are kept dense:
               |---- one pass -----|                                   a new owner gets the lowest
 
-A slot's tokens are exactly the tokens that its cells hold. An idle slot keeps them until the slot
-is needed; then they go to the store, if they are worth it.
+A slot's cells hold exactly the first `num_held` of its tokens. An idle slot keeps them until it is
+needed; then they go to the store, if they are worth it. A prefix is reused from wherever it is: an
+idle slot, a running one, the store.
 """
 
 from dataclasses import dataclass, field
@@ -23,7 +24,10 @@ COPY_RATIO = 32
 
 @dataclass(slots=True, kw_only=True)
 class Slot:
-    """A llama sequence id with cells of its own; `tokens` are what the cells hold while idle."""
+    """A llama sequence id with cells of its own, which hold the first `num_held` of `tokens`.
+
+    While it has an owner, `tokens` is the owner's own growing array.
+    """
 
     class_index: int
     index: int
@@ -31,6 +35,14 @@ class Slot:
     owner: int | None = None
     tenant: str = ""
     tokens: Tokens = field(default_factory=make_tokens)
+    num_held: int = 0
+
+    def clear(self) -> None:
+        self.tokens, self.num_held = make_tokens(), 0
+
+    def common_prefix_len(self, tokens: Tokens) -> int:
+        """How many leading tokens its cells share with `tokens`."""
+        return min(common_prefix_len(self.tokens, tokens), self.num_held)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +67,8 @@ class SlotAllocator:
         ]
         self._num_idle = [size.num_slots for size in classes]
         self._operations: list[SlotOperation] = []
+        self._copies: dict[tuple[int, int], int] = {}
+        """Snapshots that live as long as these operations, by class and index of their slot."""
 
     @property
     def max_len(self) -> int:
@@ -79,21 +93,32 @@ class SlotAllocator:
         At least one of `tokens` is left to compute, so that there are logits to draw from.
         """
         slot = next(slot for slot in self.classes[class_index] if slot.owner is None)
-        wanted = tokens[:-1]
-        source, length = self._find_prefix(slot, tenant, wanted)
+        source, length = self._find_prefix(slot, tenant, tokens[:-1])
         if source is slot:
             self._reuse_in_place(slot, length)
         else:
             self._fill_from(source, slot, length)
-        slot.owner, slot.tenant, slot.tokens = owner, tenant, make_tokens()
+        self._forget_copy(slot)
+        slot.owner, slot.tenant, slot.tokens, slot.num_held = owner, tenant, tokens, length
         self._num_idle[class_index] -= 1
         return Acquired(slot, length)
 
-    def release(self, slot: Slot, tokens: Tokens) -> None:
-        """Take a slot back; its cells hold exactly `tokens`, which stay reusable."""
+    def release(self, slot: Slot) -> None:
+        """Take a slot back; what its cells hold stays reusable."""
         slot.owner = None
-        slot.tokens = tokens
         self._num_idle[slot.class_index] += 1
+
+    def find_cached_len(self, tenant: str, tokens: Tokens) -> int:
+        """The longest prefix of `tokens` that some slot or the store holds."""
+        longest = self.classes[-1][0].length
+        _, stored = self.store.find_longest(tenant, tokens, max_len=longest)
+        held = (
+            slot.common_prefix_len(tokens)
+            for slots in self.classes
+            for slot in slots
+            if slot.tenant == tenant
+        )
+        return max(stored, *held)
 
     def find_hole(self, class_index: int) -> tuple[Slot, Slot] | None:
         """The lowest idle slot and the highest running one, if the first is below the second."""
@@ -104,29 +129,35 @@ class SlotAllocator:
             return None
         return hole, last
 
-    def move(self, source: Slot, target: Slot, num_tokens: int) -> None:
-        """Move a running sequence of `num_tokens` computed tokens into an idle slot."""
+    def move(self, source: Slot, target: Slot) -> None:
+        """Move a running sequence into an idle slot."""
         dropped = self._displace(target)
-        self._copy(source, target, num_tokens)
+        self._copy(source, target, source.num_held)
         self._operations += [Truncate(source.class_index, source.index, 0), *dropped]
-        target.owner, target.tenant, target.tokens = source.owner, source.tenant, make_tokens()
-        source.owner, source.tokens = None, make_tokens()
+        self._forget_copy(source)
+        self._forget_copy(target)
+        target.owner, target.tenant = source.owner, source.tenant
+        target.tokens, target.num_held = source.tokens, source.num_held
+        source.owner = None
+        source.clear()
 
     def make_room(self, slot: Slot) -> int:
         """Where a filler row of an idle slot goes; a full slot gives up its last token for it."""
-        if len(slot.tokens) == slot.length:
-            slot.tokens = slot.tokens[:-1]
-            self._operations.append(Truncate(slot.class_index, slot.index, len(slot.tokens)))
-        return len(slot.tokens)
+        if slot.num_held == slot.length:
+            slot.num_held -= 1
+            self._operations.append(Truncate(slot.class_index, slot.index, slot.num_held))
+        return slot.num_held
 
     def take_operations(self) -> list[SlotOperation]:
+        self._operations += [Drop(snapshot_id) for snapshot_id in self._copies.values()]
+        self._copies.clear()
         operations, self._operations = self._operations, []
         return operations
 
     def _find_prefix(
         self, target: Slot, tenant: str, tokens: Tokens
     ) -> tuple[Slot | StoredRun | None, int]:
-        own = common_prefix_len(target.tokens, tokens) if target.tenant == tenant else 0
+        own = target.common_prefix_len(tokens) if target.tenant == tenant else 0
         source, length = self._find_elsewhere(target, tenant, tokens)
         if source is not None and length > own and _is_worth_copying(source, length, own):
             return source, length
@@ -139,16 +170,17 @@ class SlotAllocator:
         best, best_len = self.store.find_longest(tenant, tokens, max_len=target.length)
         for slots in self.classes:
             for slot in slots:
-                if slot is not target and _can_fill(slot, target, tenant):
-                    length = common_prefix_len(slot.tokens, tokens)
+                # A snapshot is restored whole and then truncated, so all of it must fit.
+                if slot is not target and slot.tenant == tenant and slot.num_held <= target.length:
+                    length = slot.common_prefix_len(tokens)
                     if length > best_len:
                         best, best_len = slot, length
         return best, best_len
 
     def _reuse_in_place(self, slot: Slot, length: int) -> None:
-        if length == len(slot.tokens):
+        if length == slot.num_held:
             return
-        dropped = self._displace(slot) if len(slot.tokens) - length >= MIN_REUSE else []
+        dropped = self._displace(slot) if slot.num_held - length >= MIN_REUSE else []
         self._operations += [Truncate(slot.class_index, slot.index, length), *dropped]
 
     def _fill_from(self, source: Slot | StoredRun | None, slot: Slot, length: int) -> None:
@@ -167,28 +199,31 @@ class SlotAllocator:
         self._operations += dropped
 
     def _copy(self, source: Slot, target: Slot, num_tokens: int) -> None:
-        snapshot_id = self.store.new_id()
-        self._operations += [
-            Save(source.class_index, source.index, snapshot_id),
-            Restore(target.class_index, target.index, snapshot_id, num_tokens),
-            Drop(snapshot_id),
-        ]
+        """Copy a slot's first tokens; several copies of one slot in a step share a snapshot."""
+        snapshot_id = self._copies.get((source.class_index, source.index))
+        if snapshot_id is None:
+            snapshot_id = self.store.new_id()
+            self._copies[source.class_index, source.index] = snapshot_id
+            self._operations.append(Save(source.class_index, source.index, snapshot_id))
+        self._operations.append(Restore(target.class_index, target.index, snapshot_id, num_tokens))
+
+    def _forget_copy(self, slot: Slot) -> None:
+        """What a slot holds changes, so that a copy of it is no longer one."""
+        snapshot_id = self._copies.pop((slot.class_index, slot.index), None)
+        if snapshot_id is not None:
+            self._operations.append(Drop(snapshot_id))
 
     def _displace(self, slot: Slot) -> list[Drop]:
         """Save what an idle slot holds, if it is worth it; what the store gives up for it."""
-        if len(slot.tokens) < MIN_REUSE:
+        if slot.num_held < MIN_REUSE:
             return []
-        snapshot_id, dropped = self.store.put(slot.tenant, slot.tokens)
+        snapshot_id, dropped = self.store.put(slot.tenant, slot.tokens[: slot.num_held])
         if snapshot_id is not None:
             self._operations.append(Save(slot.class_index, slot.index, snapshot_id))
         return [Drop(dropped_id) for dropped_id in dropped]
 
 
-def _can_fill(source: Slot, target: Slot, tenant: str) -> bool:
-    """A snapshot is restored whole and then truncated, so all of it must fit."""
-    return source.owner is None and source.tenant == tenant and len(source.tokens) <= target.length
-
-
 def _is_worth_copying(source: Slot | StoredRun, length: int, own: int) -> bool:
+    num_copied = source.num_held if isinstance(source, Slot) else len(source.tokens)
     gain = length - own
-    return gain >= MIN_REUSE and gain * COPY_RATIO >= len(source.tokens)
+    return gain >= MIN_REUSE and gain * COPY_RATIO >= num_copied

@@ -1,21 +1,27 @@
 """The scheduler of one worker: decide a step, then learn what it gave.
 
 add, abort ──> waiting ──admit──> running ──apply──> outputs
-                  ^                  │
-                  └──── outgrew ─────┘
+                │  ^                 │
+                │  ├──── outgrew ────┘
+                v  │
+             following: a running one computes the prefix it shares
 """
 
 from service.core.messages import SequenceOutput, Submit
 from service.core.plan import Chunk, ContextPlan, Filler, Plan, StepResult
 from service.core.request import FinishReason
 from service.kvcache.allocator import SlotAllocator
+from service.kvcache.prefix import common_prefix_len
 from service.scheduler.config import SchedulerConfig
+from service.scheduler.followers import Follower, Followers
 from service.scheduler.pace import Pace
 from service.scheduler.queue import WaitingQueue
 from service.scheduler.sequence import Sequence
 
 MIN_LEFT_TO_MOVE = 16
 """Tokens. A sequence about to end is not moved into a hole; filler rows bridge it until then."""
+MIN_SHARED = 64
+"""Tokens. A shorter prefix that another is computing is computed again rather than waited for."""
 
 
 class Scheduler:
@@ -30,6 +36,7 @@ class Scheduler:
         self._eog_tokens = eog_tokens
         self._num_classes = len(allocator.classes)
         self._waiting = WaitingQueue(self._num_classes)
+        self._followers = Followers()
         self._running: dict[int, Sequence] = {}
         self._pace = Pace(target_seconds=config.target_itl_seconds, max_tokens=config.step_tokens)
         self._plan = Plan()
@@ -37,7 +44,7 @@ class Scheduler:
 
     @property
     def num_waiting(self) -> int:
-        return len(self._waiting)
+        return len(self._waiting) + len(self._followers)
 
     @property
     def num_running(self) -> int:
@@ -45,7 +52,7 @@ class Scheduler:
 
     @property
     def has_work(self) -> bool:
-        return bool(self._running or self._waiting)
+        return bool(self._running or self._waiting or self._followers)
 
     @property
     def running(self) -> list[Sequence]:
@@ -60,7 +67,7 @@ class Scheduler:
 
     def abort(self, sequence_id: int) -> bool:
         """Forget a sequence, waiting or running; whether there was one."""
-        if self._waiting.remove(sequence_id):
+        if self._waiting.remove(sequence_id) or self._followers.remove(sequence_id):
             return True
         sequence = self._running.pop(sequence_id, None)
         if sequence is None:
@@ -71,6 +78,7 @@ class Scheduler:
     def plan(self) -> Plan:
         """Decide the next step. Until `apply`, nothing else may be called."""
         self._move_up_outgrown()
+        self._recall_followers()
         self._admit()
         self._close_holes()
         contexts = self._share_budget()
@@ -83,7 +91,7 @@ class Scheduler:
         outputs: list[SequenceOutput] = []
         tokens = iter(result.tokens)
         for sequence, chunk in zip(self._planned, self._plan.chunks(), strict=True):
-            sequence.num_computed = chunk.end
+            sequence.advance(chunk.end)
             if chunk.draw is not None:
                 outputs.append(self._extend(sequence, next(tokens)))
             elif not sequence.is_reported:
@@ -117,7 +125,7 @@ class Scheduler:
 
     def _release(self, sequence: Sequence) -> None:
         assert sequence.slot is not None
-        self._allocator.release(sequence.slot, sequence.computed_tokens())
+        self._allocator.release(sequence.slot)
         sequence.slot = None
 
     def _move_up_outgrown(self) -> None:
@@ -141,13 +149,13 @@ class Scheduler:
         """Fill each class from its own queue, then lend what is idle to shorter classes' queues."""
         for class_index in range(self._num_classes):
             while self._waiting.has(class_index) and self._allocator.has_idle(class_index):
-                self._start(class_index, class_index)
+                self._start_or_follow(class_index, class_index)
         for class_index in range(self._num_classes):
             while self._waiting.has(class_index):
                 lender = self._find_lender(class_index)
                 if lender is None:
                     break
-                self._start(class_index, lender)
+                self._start_or_follow(class_index, lender)
 
     def _find_lender(self, class_index: int) -> int | None:
         """A longer class with an idle slot that nobody of its own waits for."""
@@ -156,8 +164,35 @@ class Scheduler:
                 return lender
         return None
 
-    def _start(self, queue: int, class_index: int) -> None:
+    def _start_or_follow(self, queue: int, class_index: int) -> None:
         sequence = self._waiting.pop(queue)
+        provider, num_tokens = self._find_provider(sequence)
+        if provider is None:
+            self._start(sequence, class_index)
+        else:
+            self._followers.add(Follower(sequence, queue, provider, num_tokens))
+
+    def _find_provider(self, sequence: Sequence) -> tuple[Sequence | None, int]:
+        """A running sequence that is about to compute a prefix of this one worth waiting for."""
+        wanted = sequence.tokens[:-1]
+        best: Sequence | None = None
+        best_len = 0
+        for other in self._running.values():
+            if other.tenant != sequence.tenant or other.num_pending < MIN_SHARED:
+                continue
+            shared = common_prefix_len(other.tokens, wanted)
+            if shared - other.num_computed >= MIN_SHARED and shared > best_len:
+                best, best_len = other, shared
+        if best is None:
+            return None, 0
+        cached = self._allocator.find_cached_len(sequence.tenant, wanted)
+        return (best, best_len) if best_len - cached >= MIN_SHARED else (None, 0)
+
+    def _recall_followers(self) -> None:
+        for follower in self._followers.take_served():
+            self._waiting.push_front(follower.sequence, follower.class_index)
+
+    def _start(self, sequence: Sequence, class_index: int) -> None:
         acquired = self._allocator.acquire(
             sequence.id, class_index, sequence.tenant, sequence.tokens
         )
@@ -209,7 +244,7 @@ class Scheduler:
                 sequence = self._running[last.owner]
                 if sequence.num_left < MIN_LEFT_TO_MOVE:
                     break
-                self._allocator.move(last, target, sequence.num_computed)
+                self._allocator.move(last, target)
                 sequence.slot = target
 
     def _bridge_holes(self, class_index: int, last: int) -> list[Filler]:

@@ -98,9 +98,10 @@ class Sequence:
         self.tokens.extend(added)
         return added
 
-    def computed_tokens(self) -> Tokens:
-        """What its slot's cells hold; a copy."""
-        return self.tokens[: self.num_computed]
+    def advance(self, num_computed: int) -> None:
+        """Its slot's cells now hold the first `num_computed` tokens."""
+        assert self.slot is not None
+        self.num_computed = self.slot.num_held = num_computed
 
 
 def _thinking_left(request: Submit) -> int | None:

@@ -15,7 +15,6 @@ from service.kvcache.store import SnapshotStore
 from service.scheduler.config import SchedulerConfig
 from service.scheduler.scheduler import Scheduler
 
-
 ROW_SECONDS = 2.0**-10
 
 

@@ -208,3 +208,64 @@ def test_closing_a_thought_keeps_within_max_tokens():
     bench.run()
     assert len(bench.outcomes[1].tokens) == 4
     assert bench.outcomes[1].finish_reason == "length"
+
+
+def shared_prompts(count: int, shared: int = 150) -> list[list[int]]:
+    return [[*prompt(shared), *prompt(6, 5000 * number)] for number in range(1, count + 1)]
+
+
+def test_prefix_that_several_share_is_computed_once():
+    bench = Bench("8x256")
+    requests = [submit(n, tokens, max_tokens=4) for n, tokens in enumerate(shared_prompts(8))]
+    for request in requests:
+        bench.add(request)
+    bench.run()
+    assert [bench.outcomes[request.sequence_id].num_cached for request in requests] == [
+        0,
+        *[150] * 7,
+    ]
+    computed = sum(chunk.num_tokens for plan in bench.plans for chunk in plan.chunks())
+    assert computed == 150 + 8 * (6 + 4 - 1)
+    for request in requests:
+        expected = bench.undisturbed(request, 256).tokens
+        assert bench.outcomes[request.sequence_id].tokens == expected
+
+
+def test_followers_of_an_aborted_provider_choose_a_new_one_among_themselves():
+    bench = Bench("4x256")
+    for n, tokens in enumerate(shared_prompts(4)):
+        bench.add(submit(n, tokens, max_tokens=4))
+    bench.step()
+    assert (bench.scheduler.num_running, bench.scheduler.num_waiting) == (1, 3)
+    bench.scheduler.abort(0)
+    bench.run()
+    cached = sorted(bench.outcomes[n].num_cached for n in (1, 2, 3))
+    assert cached[1:] == [150, 150]
+
+
+def test_request_that_shares_nothing_passes_those_that_wait_for_a_prefix():
+    bench = Bench("4x256")
+    for n, tokens in enumerate(shared_prompts(2)):
+        bench.add(submit(n, tokens, max_tokens=4))
+    bench.add(submit(9, prompt(6, 9000), max_tokens=4))
+    bench.step()
+    assert {sequence.id for sequence in bench.scheduler.running} == {0, 9}
+
+
+def test_prefix_of_another_tenant_is_neither_waited_for_nor_reused():
+    bench = Bench("4x256")
+    for n, tokens in enumerate(shared_prompts(2)):
+        bench.add(submit(n, tokens, max_tokens=4, tenant=str(n)))
+    bench.step()
+    assert bench.scheduler.num_running == 2
+    bench.run()
+    assert [bench.outcomes[n].num_cached for n in (0, 1)] == [0, 0]
+
+
+def test_aborted_follower_is_forgotten():
+    bench = Bench("4x256")
+    for n, tokens in enumerate(shared_prompts(2)):
+        bench.add(submit(n, tokens, max_tokens=4))
+    bench.step()
+    assert bench.scheduler.abort(1)
+    assert bench.scheduler.num_waiting == 0
