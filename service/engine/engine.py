@@ -19,6 +19,11 @@ class Engine(Protocol):
         """KV bytes of one token, in a slot or in a snapshot."""
         ...
 
+    @property
+    def can_copy(self) -> bool:
+        """Whether snapshots proved to fit every slot; known after `warm_up`."""
+        ...
+
     def warm_up(self) -> Ready:
         """Compute a first batch of every kind; what was loaded."""
         ...

@@ -21,6 +21,7 @@ from service.core.plan import (
 )
 from service.engine.config import EngineConfig
 from service.engine.sampling import draw_tokens
+from service.engine.warm_up import check_snapshots, warm_up
 from service.kvcache.size_class import SizeClass, parse_size_classes
 from service.llama.context import ContextShape, LlamaContext
 from service.llama.devices import Devices
@@ -28,8 +29,6 @@ from service.llama.model import LlamaModel
 from service.llama.snapshot import Snapshot
 from service.llama.vocab import Vocab
 
-WARM_UP_TOKENS = 32
-"""Enough for the kernels of a prompt chunk; one more token exercises those of decoding."""
 FILLER_TOKEN = 0
 
 
@@ -57,24 +56,18 @@ class LlamaEngine:
         classes = parse_size_classes(config.contexts)
         self._contexts = [LlamaContext(self._model, _shape(size, config)) for size in classes]
         self._snapshots: dict[int, Snapshot] = {}
+        self.can_copy = False
         num_cells = sum(context.num_slots * context.slot_len for context in self._contexts)
         self.bytes_per_token = self._kv_bytes() // num_cells
         self._load_seconds = time.monotonic() - started
 
     def warm_up(self) -> Ready:
-        """Decode once with many rows and once with one, in every context."""
+        """Decode once in every context, and prove that snapshots fit all of them."""
         for context in self._contexts:
-            for num_rows in (min(WARM_UP_TOKENS, len(context.batch.token)), 1):
-                batch = context.batch
-                batch.token[:num_rows] = FILLER_TOKEN
-                batch.pos[:num_rows] = np.arange(num_rows)
-                batch.slot[:num_rows] = 0
-                batch.output[:num_rows] = 0
-                batch.output[num_rows - 1] = 1
-                context.decode(num_rows)
-                context.logits(1)
-                context.truncate(0, 0)
+            warm_up(context)
+        self.can_copy = check_snapshots(self._contexts)
         return Ready(
+            can_copy=self.can_copy,
             model_bytes=self._model.memory.model_bytes,
             kv_bytes=self._kv_bytes(),
             compute_bytes=sum(context.memory.compute_bytes for context in self._contexts),

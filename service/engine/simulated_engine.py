@@ -41,6 +41,7 @@ class SimulatedEngine:
         """`sleep` is how it spends a step's time; tests that only want the figure pass another."""
         self.eog_tokens = frozenset(model.eog_tokens)
         self.bytes_per_token = model.bytes_per_token
+        self.can_copy = True
         self._model = model
         self._classes = classes
         self._extra_buffers = extra_buffers

@@ -85,7 +85,9 @@ class Worker:
         self._store = SnapshotStore(
             budget_bytes=config.host_cache_bytes, bytes_per_token=engine.bytes_per_token
         )
-        self._allocator = SlotAllocator(parse_size_classes(config.contexts), self._store)
+        self._allocator = SlotAllocator(
+            parse_size_classes(config.contexts), self._store, can_copy=engine.can_copy
+        )
         self._scheduler = Scheduler(config.scheduler, self._allocator, engine.eog_tokens)
         self._engine = engine
         self._channel = channel

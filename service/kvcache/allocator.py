@@ -56,7 +56,11 @@ class Acquired:
 class SlotAllocator:
     """Owns every slot of a worker. Operations pile up in order until `take_operations`."""
 
-    def __init__(self, classes: tuple[SizeClass, ...], store: SnapshotStore) -> None:
+    def __init__(
+        self, classes: tuple[SizeClass, ...], store: SnapshotStore, *, can_copy: bool = True
+    ) -> None:
+        """Without `can_copy`, tokens are reused only in the slot that holds them."""
+        self._can_copy = can_copy
         self.store = store
         self.classes = [
             [
@@ -121,7 +125,12 @@ class SlotAllocator:
         return max(stored, *held)
 
     def find_hole(self, class_index: int) -> tuple[Slot, Slot] | None:
-        """The lowest idle slot and the highest running one, if the first is below the second."""
+        """The lowest idle slot and the highest running one, if the first is below the second.
+
+        None as well when the running one could not be moved.
+        """
+        if not self._can_copy:
+            return None
         slots = self.classes[class_index]
         hole = next((slot for slot in slots if slot.owner is None), None)
         last = next((slot for slot in reversed(slots) if slot.owner is not None), None)
@@ -158,6 +167,8 @@ class SlotAllocator:
         self, target: Slot, tenant: str, tokens: Tokens
     ) -> tuple[Slot | StoredRun | None, int]:
         own = target.common_prefix_len(tokens) if target.tenant == tenant else 0
+        if not self._can_copy:
+            return (target, own) if own else (None, 0)
         source, length = self._find_elsewhere(target, tenant, tokens)
         if source is not None and length > own and _is_worth_copying(source, length, own):
             return source, length
@@ -215,7 +226,7 @@ class SlotAllocator:
 
     def _displace(self, slot: Slot) -> list[Drop]:
         """Save what an idle slot holds, if it is worth it; what the store gives up for it."""
-        if slot.num_held < MIN_REUSE:
+        if slot.num_held < MIN_REUSE or not self._can_copy:
             return []
         snapshot_id, dropped = self.store.put(slot.tenant, slot.tokens[: slot.num_held])
         if snapshot_id is not None:

@@ -42,6 +42,7 @@ def vocab() -> Iterator[Vocab]:
 @pytest.fixture(scope="module")
 def engine() -> Iterator[LlamaEngine]:
     engine = LlamaEngine(EngineConfig(model_path=str(MODEL_PATH), contexts=CLASSES, threads=2))
+    assert engine.warm_up().can_copy
     yield engine
     engine.close()
 

@@ -71,6 +71,20 @@ def test_what_an_idle_slot_held_goes_to_the_store_and_comes_back():
     assert isinstance(slots.take_operations()[-1], Restore)
 
 
+def test_without_copies_only_the_slot_itself_is_reused():
+    store = SnapshotStore(budget_bytes=1000, bytes_per_token=1)
+    slots = SlotAllocator(parse_size_classes("2x64"), store, can_copy=False)
+    for owner in (0, 1):
+        slots.acquire(owner, 0, "", run(1000 * owner, 40))
+    finish(slots, slots.classes[0][0], run(0, 40))
+    slots.take_operations()
+    assert slots.find_hole(0) is None
+    assert slots.acquire(2, 0, "", run(1000, 41)).num_cached == 0
+    assert slots.take_operations() == [Truncate(0, 0, 0)]
+    finish(slots, slots.classes[0][0], run(0, 40))
+    assert slots.acquire(3, 0, "", run(0, 41)).num_cached == 40
+
+
 def test_short_prefix_elsewhere_is_not_worth_a_copy():
     slots = allocator()
     for owner in (0, 1):

@@ -1,0 +1,118 @@
+"""What requests do to each other: `python -m loadtests.interference`.
+
+- Four streams run while a prompt of 3,000 tokens is prefilled: gaps between their tokens, and how
+  long the prompt takes beside them and alone.
+- Every client of 32 running streams goes away at once: how long until no slot is busy.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from itertools import pairwise
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from loadtests.client import Client, Stream, chat_body, encode_request
+from loadtests.server import read_metrics, running_service
+
+NUM_STREAMS = 4
+NUM_LEAVING = 32
+FILLER = "The river ran past the old mill and the children counted the boats. "
+
+
+def encode_chat(address: tuple[str, int], model: str, prompt: str, max_tokens: int) -> bytes:
+    body = chat_body(model, prompt, max_tokens)
+    return encode_request(address[0], "/v1/chat/completions", body)
+
+
+def make_long_prompt(number: int, num_tokens: int) -> str:
+    """About `num_tokens` tokens that no earlier prompt began with."""
+    return f"Text {number}. " + FILLER * (num_tokens // 15)
+
+
+def measure_long_prompt(address: tuple[str, int], model: str, num_tokens: int) -> dict[str, float]:
+    client = Client(address)
+    (alone,) = client.stream_all([encode_chat(address, model, make_long_prompt(1, num_tokens), 2)])
+    streams = [
+        client.start(encode_chat(address, model, f"Count from {n}.", 1500))
+        for n in range(NUM_STREAMS)
+    ]
+    while any(len(stream.arrivals) < 20 for stream in streams):
+        client.receive()
+    long = client.start(encode_chat(address, model, make_long_prompt(2, num_tokens), 2))
+    while not any(stream is long for stream in client.receive()):
+        pass
+    began, first = long.started, long.content_times()[0]
+    time_beside = long.first_token_seconds()
+    calm_from = first + 0.5
+    while time.monotonic() < calm_from + 2:
+        client.receive(0.5)
+    client.leave_all()
+    busy = gaps_between(streams, began, first)
+    calm = gaps_between(streams, calm_from, calm_from + 2)
+    return {
+        "prompt_tokens": long.usage()["prompt_tokens"],
+        "gap_p50_ms": statistics.median(busy) * 1000,
+        "gap_p99_ms": statistics.quantiles(busy, n=100)[98] * 1000,
+        "gap_max_ms": max(busy) * 1000,
+        "calm_gap_p50_ms": statistics.median(calm) * 1000,
+        "prompt_s": time_beside,
+        "prompt_alone_s": alone.first_token_seconds(),
+    }
+
+
+def gaps_between(streams: list[Stream], start: float, end: float) -> list[float]:
+    """Gaps between tokens of all streams within a span of time."""
+    gaps: list[float] = []
+    for stream in streams:
+        times = [at for at in stream.content_times() if start <= at <= end]
+        gaps += [later - earlier for earlier, later in pairwise(times)]
+    return gaps
+
+
+def measure_leaving(address: tuple[str, int], model: str) -> dict[str, float]:
+    client = Client(address)
+    streams = [
+        client.start(encode_chat(address, model, f"Tell story {n}.", 1500))
+        for n in range(NUM_LEAVING)
+    ]
+    while any(len(stream.content_times()) < 3 for stream in streams):
+        client.receive()
+    running = count_running(address)
+    client.leave_all()
+    left = time.monotonic()
+    while count_running(address):
+        time.sleep(0.005)
+    return {"running": running, "freed_after_ms": (time.monotonic() - left) * 1000}
+
+
+def count_running(address: tuple[str, int]) -> float:
+    return read_metrics(address)['smolserve_requests_running{worker="0"}']
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, default=Path("models/smollm2-135m-instruct.gguf"))
+    parser.add_argument("--prompt-tokens", type=int, default=3000)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    name = arguments.model.stem
+    model = str(arguments.model)
+    with running_service(model=model, engine__contexts="8x2048,1x8192") as address:
+        results = measure_long_prompt(address, name, arguments.prompt_tokens)
+    with running_service(model=model, engine__contexts="32x2048") as address:
+        results |= measure_leaving(address, name)
+    if arguments.json:
+        print(json.dumps(results, indent=2))
+        return
+    table = Table(title="Requests beside each other", show_header=False)
+    for key, value in results.items():
+        table.add_row(key, f"{value:.1f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
