@@ -45,6 +45,7 @@ def build_application(
     app = FastAPI(
         title="smolserve",
         openapi_url=None,  # the contract is OpenAI's, and their SDKs are its documentation
+        redirect_slashes=False,  # an unknown route is a 404, not a way to one
         middleware=middleware,
         exception_handlers={HTTPException: _refuse},
     )

@@ -30,8 +30,9 @@ from service.api.presentation import (
 from service.api.schemas import ChatCompletionRequest
 from service.api.served_model import ServedModel
 from service.api.validation import parse_body
+from service.chat.messages import Conversation
 from service.chat.parser import OutputParser
-from service.errors import BodyTooLarge, ModelNotFound, SmolserveError
+from service.errors import BodyTooLarge, InvalidRequest, ModelNotFound, SmolserveError
 from service.runtime.stream import OutputStream
 
 
@@ -77,6 +78,7 @@ class ChatCompletions:
     async def _read_body(self, scope: Scope, receive: Receive) -> bytes:
         """A body that says it is too large is not asked for."""
         body = bytearray()
+        _check_encoding(read_header(scope, b"content-encoding"))
         self._check_size(int(read_header(scope, b"content-length") or 0))
         async for piece in read_body(receive):
             body += piece
@@ -92,7 +94,8 @@ class ChatCompletions:
         self, request: ChatCompletionRequest, exchange: Exchange
     ) -> tuple[OutputStream, OutputParser]:
         conversation = read_conversation(request, self._model.format)
-        prompt = await asyncio.to_thread(self._model.encode, conversation)
+        # Off the loop even for short prompts: a switch costs 0.1 ms, a template 0.4 ms at least.
+        prompt, parser = await asyncio.to_thread(self._prepare, conversation)
         exchange.facts["prompt_tokens"] = len(prompt)
         check_length(prompt, self._engine.max_context_len)
         generation = build_generation(
@@ -103,8 +106,10 @@ class ChatCompletions:
             exchange=exchange,
             new_seed=self._new_seed(),
         )
-        parser = self._model.format.parser(conversation)
         return self._engine.submit(generation), parser
+
+    def _prepare(self, conversation: Conversation) -> tuple[list[int], OutputParser]:
+        return self._model.encode(conversation), self._model.format.parser(conversation)
 
     def _stamp(self, request: ChatCompletionRequest) -> Stamp:
         return Stamp(
@@ -183,6 +188,14 @@ class ChatCompletions:
                 await events.write(start + chunks)
                 start = b""
         await events.write(start + encoder.encode(parser.finish()))
+
+
+def _check_encoding(encoding: bytes | None) -> None:
+    if encoding not in {None, b"", b"identity"}:
+        raise InvalidRequest(
+            "A compressed body is not read here; send it without Content-Encoding.",
+            code="unsupported_encoding",
+        )
 
 
 def _error_event(error: SmolserveError) -> bytes:

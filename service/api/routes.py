@@ -11,6 +11,9 @@ from service.api.engine import Engine
 from service.api.served_model import ServedModel
 from service.errors import ModelNotFound
 
+_READ = ["GET", "HEAD"]
+"""Load balancers and monitors ask with HEAD; the server leaves the body out."""
+
 
 def model_routes(model: ServedModel, engine: Engine) -> APIRouter:
     router = APIRouter(prefix="/v1/models")
@@ -25,11 +28,11 @@ def model_routes(model: ServedModel, engine: Engine) -> APIRouter:
             "context_length": model.context_len,
         }
 
-    @router.get("")
+    @router.api_route("", methods=_READ)
     async def list_models() -> dict[str, Any]:
         return {"object": "list", "data": [describe()]}
 
-    @router.get("/{model_id:path}")
+    @router.api_route("/{model_id:path}", methods=_READ)
     async def get_model(model_id: str) -> dict[str, Any]:
         if model_id != model.id:
             raise ModelNotFound(
@@ -43,11 +46,11 @@ def model_routes(model: ServedModel, engine: Engine) -> APIRouter:
 def health_routes(engine: Engine, drain: Drain) -> APIRouter:
     router = APIRouter(prefix="/health")
 
-    @router.get("/live")
+    @router.api_route("/live", methods=_READ)
     async def get_liveness() -> dict[str, str]:
         return {"status": "live"}
 
-    @router.get("/ready")
+    @router.api_route("/ready", methods=_READ)
     async def get_readiness(response: Response) -> dict[str, str]:
         if drain.has_begun:
             response.status_code = 404
@@ -63,7 +66,7 @@ def health_routes(engine: Engine, drain: Drain) -> APIRouter:
 def metrics_routes(registry: CollectorRegistry) -> APIRouter:
     router = APIRouter()
 
-    @router.get("/metrics")
+    @router.api_route("/metrics", methods=_READ)
     async def get_metrics(request: Request) -> Response:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         return Response(encode(registry), headers={"content-type": content_type})

@@ -10,6 +10,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from service.api.drain import Drain
+from service.api.http_protocol import HttpProtocol
 from service.errors import SettingsError
 
 _BACKLOG = 2048
@@ -66,7 +67,7 @@ class Server:
         self._http = _Uvicorn(
             uvicorn.Config(
                 app,
-                http="httptools",
+                http=HttpProtocol,
                 ws="none",
                 lifespan="off",
                 log_config=None,
