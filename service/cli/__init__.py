@@ -24,7 +24,7 @@ def main() -> None:
 
 
 def build_app(arguments: Sequence[str]) -> typer.Typer:
-    """Imports the command that `arguments` name, or all: those of serving take half a second."""
+    """Imports the command that `arguments` name, or all: serving needs much that others do not."""
     app = typer.Typer(
         name="smolserve",
         no_args_is_help=True,

@@ -50,14 +50,15 @@ class LlamaContext:
     def __init__(self, model: LlamaModel, shape: ContextShape) -> None:
         """Reserve the cells; takes about 0.1 s per thousand tokens times slots.
 
-        Raises LlamaError if the memory cannot be had.
+        Raises LlamaError, with llama.cpp's reason, if the memory cannot be had or types do not fit.
         """
         with measure_memory() as self.memory:
             handle = llama_cpp.llama_init_from_model(model.handle, _parameters(model, shape))
         if not handle:
+            reason = " / ".join(self.memory.errors) or "llama.cpp gives no reason"
             raise LlamaError(
-                f"no context of {shape.num_slots} slots of {shape.slot_len} tokens: "
-                "too little memory; give ENGINE__CONTEXTS fewer or shorter slots"
+                f"no context of {shape.num_slots} slots of {shape.slot_len} tokens: {reason}. "
+                "Where memory is short, give ENGINE__CONTEXTS fewer or shorter slots"
             )
         self._handle = handle
         kv = llama_cpp.llama_get_memory(handle)

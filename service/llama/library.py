@@ -44,6 +44,8 @@ class MemoryUse:
     compute_bytes: int = 0
     buffers: list[str] = field(default_factory=list[str])
     """The names of the buffer types that hold weights, such as CPU_Mapped, AMX, CUDA0."""
+    errors: list[str] = field(default_factory=list[str])
+    """What it complained about."""
 
 
 class _BufferLines(logging.Handler):
@@ -52,6 +54,8 @@ class _BufferLines(logging.Handler):
         self.use = use
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.ERROR:
+            self.use.errors.append(record.getMessage())
         found = _BUFFER_LINE.search(record.getMessage())
         if not found:
             return

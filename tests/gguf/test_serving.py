@@ -19,6 +19,7 @@ from service.api.served_model import ServedModel
 from service.chat.format import choose_format
 from service.core.sampling import SamplingParams
 from service.engine.config import EngineConfig
+from service.errors import EngineError
 from service.llama.vocab import Vocab
 from service.runtime.config import PoolConfig
 from service.runtime.pool import EnginePool
@@ -222,6 +223,12 @@ async def test_streamed_and_whole_answer_are_the_same(tiny_service):
     details = "completion_tokens_details"
     assert streamed_usage[details] == usage[details]
     assert usage[details]["reasoning_tokens"] == 9 + NUM_CLOSING
+
+
+async def test_context_that_cannot_be_opened_says_why(remapped, vocab):
+    with pytest.raises(EngineError, match="quantized V cache requires flash_attn"):
+        async with serving_tiny(remapped, vocab, kv_type="q8_0", flash_attention="off"):
+            pass
 
 
 @pytest.mark.parametrize("engine", [{"kv_type": "q8_0"}, {"kv_type": "q4_0"}, {"rope_scaling": 2}])
