@@ -19,6 +19,7 @@ from service.core.messages import Submit
 from service.core.plan import Plan, StepResult
 from service.core.sampling import SamplingParams
 from service.engine.config import EngineConfig, SimulatedModel, WorkerConfig
+from service.engine.roster import Roster
 from service.engine.simulated_engine import SimulatedEngine
 from service.engine.worker import Channel, Worker
 from service.kvcache.size_class import parse_size_classes
@@ -41,6 +42,7 @@ def measure(num_running: int, num_waiting: int, steps: int) -> float:
                 engine=config,
                 commands_address=f"ipc://{folder}/commands",
                 reports_address=f"ipc://{folder}/reports",
+                roster_descriptor=Roster.create().descriptor,
             )
         )
         assert config.simulate is not None

@@ -13,5 +13,7 @@ class PoolConfig:
     num_workers: int = 1
     max_queued: int = 1024
     """Requests beyond the slots of all workers that may wait; one more is refused."""
+    watchdog_seconds: float = 30.0
+    """A worker that has work and says nothing for so long is killed."""
     gpus: tuple[int, ...] = ()
     """Device numbers, one a worker; empty leaves the choice to llama.cpp."""

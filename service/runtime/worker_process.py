@@ -12,12 +12,13 @@ import zmq
 
 from service.core.messages import Command, Report
 from service.engine.config import EngineConfig, WorkerConfig
+from service.engine.roster import Roster
 
 KILL_AFTER_SECONDS = 5
 
 
 class WorkerProcess:
-    """Owns a process, its two sockets and the private folder they lie in."""
+    """Owns a process, its two sockets, the private folder they lie in, and its roster."""
 
     def __init__(self, config: EngineConfig, on_report: Callable[[Report], None]) -> None:
         self._config = config
@@ -30,6 +31,7 @@ class WorkerProcess:
             # What is sent is bounded by the admission of requests, and never waited for.
             socket.setsockopt(zmq.SNDHWM, 0)
             socket.setsockopt(zmq.RCVHWM, 0)
+        self._roster = Roster.create()
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder = msgspec.msgpack.Decoder(Report)
         self._process: asyncio.subprocess.Process | None = None
@@ -45,7 +47,10 @@ class WorkerProcess:
         self._reports.bind(reports)
         asyncio.get_running_loop().add_reader(self._reports.fileno(), self._drain)
         config = WorkerConfig(
-            engine=self._config, commands_address=commands, reports_address=reports
+            engine=self._config,
+            commands_address=commands,
+            reports_address=reports,
+            roster_descriptor=self._roster.descriptor,
         )
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -53,6 +58,7 @@ class WorkerProcess:
             "service.engine.worker",
             msgspec.json.encode(config).decode(),
             stdin=asyncio.subprocess.PIPE,
+            pass_fds=[self._roster.descriptor],
             cwd=Path(__file__).parents[2],
         )
 
@@ -66,7 +72,21 @@ class WorkerProcess:
         self._drain()
         return status
 
-    async def kill(self) -> None:
+    def read_roster(self) -> frozenset[int]:
+        """Sequences that ran in its last step."""
+        return self._roster.read()
+
+    def kill(self) -> None:
+        """Make it end, whatever it does."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+
+    def stop_listening(self) -> None:
+        """Take no report any more."""
+        asyncio.get_running_loop().remove_reader(self._reports.fileno())
+
+    async def end(self) -> None:
         """Ask it to end by closing its standard input, then make it."""
         process = self._process
         if process is None or process.returncode is not None:
@@ -77,14 +97,13 @@ class WorkerProcess:
             async with asyncio.timeout(KILL_AFTER_SECONDS):
                 await process.wait()
         except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
+            self.kill()
             await process.wait()
 
     def close(self) -> None:
-        """Free sockets and folder; the process has ended."""
-        asyncio.get_running_loop().remove_reader(self._reports.fileno())
+        """Free sockets, folder and roster; the process has ended."""
         self._context.destroy(linger=0)
+        self._roster.close()
         self._folder.cleanup()
 
     def _address(self, name: str) -> str:
@@ -92,6 +111,10 @@ class WorkerProcess:
 
     def _drain(self) -> None:
         # The socket's descriptor signals a change, not a state: take all there is. A PULL socket
-        # only receives, so no other call can swallow a signal.
-        while self._reports.getsockopt(zmq.EVENTS):
-            self._on_report(self._decoder.decode(self._reports.recv(zmq.NOBLOCK)))
+        # only receives, so no other call can swallow a signal. Nearly always there is one report,
+        # and asking before it is taken would cost as much as taking it.
+        with contextlib.suppress(zmq.Again):
+            while True:
+                self._on_report(self._decoder.decode(self._reports.recv(zmq.NOBLOCK)))
+                if not self._reports.get(zmq.EVENTS):
+                    return

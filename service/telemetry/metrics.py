@@ -64,6 +64,9 @@ class Metrics:
         self._aborts = {stage: aborts.labels(stage) for stage in get_args(AbortStage)}
         self._rejections = counter("rejections", "Requests refused, by error code", "code")
         self._restarts = counter("worker_restarts", "Workers started again", "worker")
+        self._hangs = counter("watchdog_kills", "Workers killed for their silence", "worker")
+        self._resubmissions = counter("resubmissions", "Requests sent again after a worker's death")
+        self._quarantines = counter("quarantines", "Requests failed because workers died of them")
         self._queue = seconds("queue_time", "Admission to first step", _TTFT)
         self._ttft = seconds("time_to_first_token", "Admission to first token", _TTFT)
         self._itl = seconds("inter_token_latency", "Gap between tokens", _ITL)
@@ -122,6 +125,17 @@ class Metrics:
 
     def worker_restarted(self, worker: int) -> None:
         self._restarts.labels(str(worker)).inc()
+
+    def worker_hung(self, worker: int) -> None:
+        """It had work and said nothing; it is killed."""
+        self._hangs.labels(str(worker)).inc()
+
+    def request_resubmitted(self) -> None:
+        self._resubmissions.inc()
+
+    def request_quarantined(self) -> None:
+        """Failed as well, which `request_failed` counts."""
+        self._quarantines.inc()
 
     def worker_lost(self, worker: int) -> None:
         """Its gauges fall to zero; they are gone with its process."""

@@ -1,14 +1,20 @@
 """A pool of real worker processes that run the simulated engine."""
 
-from collections.abc import AsyncIterator
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import psutil
 from prometheus_client import CollectorRegistry
 
+from service.core.plan import make_tokens
 from service.core.request import GenerationRequest
 from service.core.sampling import SamplingParams
 from service.engine.config import EngineConfig, SimulatedModel
+from service.engine.simulated_engine import next_token
 from service.runtime.config import PoolConfig
 from service.runtime.pool import EnginePool
 from service.runtime.stream import OutputStream
@@ -39,10 +45,40 @@ def request(
     )
 
 
+def undisturbed(prompt: list[int], num_tokens: int) -> list[int]:
+    """What a request for as many tokens generates when nothing happens to it."""
+    tokens = make_tokens(prompt)
+    for _ in range(num_tokens):
+        token = next_token(tokens, SimulatedModel().num_vocab)
+        tokens.append(token + (token in SimulatedModel().eog_tokens))
+    return list(tokens[len(prompt) :])
+
+
+def worker_processes() -> list[psutil.Process]:
+    """The living workers of this process's pools, the oldest first."""
+    workers: list[psutil.Process] = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            if "service.engine.worker" in child.cmdline():
+                workers.append(child)
+    return sorted(workers, key=lambda worker: worker.create_time())
+
+
+def kill_a_worker(number: int = signal.SIGKILL) -> None:
+    worker_processes()[0].send_signal(number)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the loop run until a condition holds; the test's own time limit ends a wait in vain."""
+    async with asyncio.timeout(40):
+        while not condition():  # noqa: ASYNC110 - conditions lie in other processes
+            await asyncio.sleep(0.005)
+
+
 class PoolBench:
     """A started pool and the registry that its metrics are on."""
 
-    def __init__(self, config: PoolConfig) -> None:
+    def __init__(self, config: PoolConfig, token_bytes: Callable[[int], bytes]) -> None:
         self.registry = CollectorRegistry()
         self.pool = EnginePool(config, token_bytes, Metrics(self.registry))
 
@@ -52,12 +88,20 @@ class PoolBench:
 
 @asynccontextmanager
 async def running_pool(
-    engine: EngineConfig | None = None, *, workers: int = 1, max_queued: int = 100
+    engine: EngineConfig | None = None,
+    *,
+    workers: int = 1,
+    max_queued: int = 100,
+    watchdog_seconds: float = 30.0,
+    token_bytes: Callable[[int], bytes] = token_bytes,
 ) -> AsyncIterator[PoolBench]:
     config = PoolConfig(
-        engine=engine or engine_config(), num_workers=workers, max_queued=max_queued
+        engine=engine or engine_config(),
+        num_workers=workers,
+        max_queued=max_queued,
+        watchdog_seconds=watchdog_seconds,
     )
-    bench = PoolBench(config)
+    bench = PoolBench(config, token_bytes)
     await bench.pool.start()
     try:
         yield bench
@@ -67,3 +111,7 @@ async def running_pool(
 
 async def read(stream: OutputStream) -> str:
     return "".join([delta.text async for delta in stream])
+
+
+async def read_tokens(stream: OutputStream) -> list[int]:
+    return [token async for delta in stream for token in delta.token_ids]

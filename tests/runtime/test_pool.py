@@ -8,22 +8,10 @@ from typing import Any
 import psutil
 import pytest
 
-from service.errors import EngineError, EngineUnavailable, QueueFull, WorkerDied
-from tests.runtime.builders import engine_config, read, request, running_pool
+from service.errors import EngineError, QueueFull
+from tests.runtime.builders import engine_config, read, request, running_pool, until
 
 SLOW: dict[str, Any] = {"step_seconds": 0.02}
-
-
-async def until(condition) -> None:
-    """Let the loop run until a condition holds; the test's own time limit ends a wait in vain."""
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 - conditions lie in other processes
-            await asyncio.sleep(0.005)
-
-
-def kill_a_worker() -> None:
-    workers = [child for child in psutil.Process().children() if "worker" in child.cmdline()[-2]]
-    workers[0].kill()
 
 
 async def test_request_is_answered_with_its_tokens_as_text():
@@ -128,32 +116,6 @@ async def test_requests_without_history_spread_over_the_workers():
             await read(stream)
 
 
-async def test_killed_worker_is_restarted_and_serves_again():
-    async with running_pool(engine_config(**SLOW)) as bench:
-        stream = bench.pool.submit(request([5], max_tokens=40))
-        await until(lambda: stream.stage == "decode")
-        kill_a_worker()
-        with pytest.raises(WorkerDied, match="signal 9"):
-            await read(stream)
-        assert not bench.pool.is_ready
-        with pytest.raises(EngineUnavailable):
-            bench.pool.submit(request([5]))
-        await until(lambda: bench.pool.is_ready)
-        assert bench.sample("worker_restarts_total", worker="0") == 1
-        assert len((await read(bench.pool.submit(request([5], max_tokens=4)))).split()) == 4
-
-
-async def test_other_workers_go_on_when_one_dies():
-    async with running_pool(engine_config("1x256", **SLOW), workers=2) as bench:
-        streams = [bench.pool.submit(request([n], max_tokens=30)) for n in (1, 2)]
-        await until(lambda: all(stream.stage == "decode" for stream in streams))
-        kill_a_worker()
-        ends = await asyncio.gather(*map(read, streams), return_exceptions=True)
-        (died,) = (end for end in ends if isinstance(end, WorkerDied))
-        (answered,) = (end for end in ends if end is not died)
-        assert len(str(answered).split()) == 30
-
-
 async def test_worker_that_dies_in_warm_up_is_started_once_in_safe_mode():
     engine = engine_config(dies_in_warm_up="with_extra_buffers")
     async with running_pool(engine) as bench:
@@ -177,3 +139,14 @@ def test_workers_end_when_the_api_process_is_killed():
     parent.wait()
     parent.stdout.close()
     worker.wait(timeout=20)
+
+
+async def test_queue_time_ends_where_the_first_step_begins():
+    engine = engine_config(step_seconds=0.2)
+    async with running_pool(engine) as bench:
+        await read(bench.pool.submit(request([5, 6], max_tokens=1)))
+        waited = bench.sample("queue_time_seconds_sum")
+        until_first_token = bench.sample("time_to_first_token_seconds_sum")
+    assert waited is not None
+    assert until_first_token is not None
+    assert until_first_token - waited >= 0.2
