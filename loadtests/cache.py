@@ -19,6 +19,9 @@ from loadtests.server import running_service
 Message = dict[str, str]
 
 WORDS = [
+    *("stone", "river", "lamp", "window", "paper", "cloud"),
+    *("ladder", "garden", "bottle", "mirror", "forest", "candle"),
+]
     "stone",
     "river",
     "lamp",
