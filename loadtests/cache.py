@@ -22,19 +22,6 @@ WORDS = [
     *("stone", "river", "lamp", "window", "paper", "cloud"),
     *("ladder", "garden", "bottle", "mirror", "forest", "candle"),
 ]
-    "stone",
-    "river",
-    "lamp",
-    "window",
-    "paper",
-    "cloud",
-    "ladder",
-    "garden",
-    "bottle",
-    "mirror",
-    "forest",
-    "candle",
-]
 
 
 def make_text(seed: int, num_words: int) -> str:
