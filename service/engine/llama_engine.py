@@ -27,7 +27,6 @@ from service.llama.context import ContextShape, LlamaContext
 from service.llama.devices import Devices
 from service.llama.model import LlamaModel
 from service.llama.snapshot import Snapshot
-from service.llama.vocab import Vocab
 
 FILLER_TOKEN = 0
 
@@ -42,16 +41,14 @@ class LlamaEngine:
         """
         started = time.monotonic()
         path = Path(config.model_path)
-        vocab = Vocab.load(path)
-        self.eog_tokens = vocab.eog_tokens
-        self._eog = sorted(vocab.eog_tokens)
-        vocab.close()
         self._model = LlamaModel(
             path,
             gpu_layers=config.gpu_layers,
             gpu=config.gpu,
             extra_buffers=config.extra_buffers,
         )
+        self.eog_tokens = self._model.eog_tokens
+        self._eog = sorted(self.eog_tokens)
         self._gpu_layers, self._gpu = config.gpu_layers, config.gpu
         classes = parse_size_classes(config.contexts)
         self._contexts = [LlamaContext(self._model, _shape(size, config)) for size in classes]

@@ -9,6 +9,7 @@ import llama_cpp
 
 from service.errors import ModelFileError
 from service.llama.library import initialise, measure_memory
+from service.llama.vocab import find_eog_tokens
 
 Progress = Callable[[float], None]
 
@@ -54,6 +55,7 @@ class LlamaModel:
         vocab = llama_cpp.llama_model_get_vocab(handle)
         assert vocab is not None
         self.num_vocab = llama_cpp.llama_vocab_n_tokens(vocab)
+        self.eog_tokens = find_eog_tokens(vocab)
         self.context_len = llama_cpp.llama_model_n_ctx_train(handle)
 
     def close(self) -> None:

@@ -44,9 +44,7 @@ class Vocab:
         self.metadata = _read_metadata(model)
         self.chat_template = self.metadata.get("tokenizer.chat_template")
         tokens = range(self.num_tokens)
-        self.eog_tokens = frozenset(
-            token for token in tokens if llama_cpp.llama_vocab_is_eog(vocab, token)
-        )
+        self.eog_tokens = find_eog_tokens(vocab)
         self._special_ids = {
             self.token_text(token): token
             for token in tokens
@@ -102,6 +100,12 @@ class Vocab:
             if length >= 0:
                 return buffer.raw[:length]
             capacity = -length
+
+
+def find_eog_tokens(vocab: llama_cpp.llama_vocab_p) -> frozenset[int]:
+    """The tokens that end a generation."""
+    tokens = range(llama_cpp.llama_vocab_n_tokens(vocab))
+    return frozenset(token for token in tokens if llama_cpp.llama_vocab_is_eog(vocab, token))
 
 
 def _token_or_none(token: object) -> int | None:
