@@ -63,7 +63,10 @@ class WorkerProcess:
         )
 
     def send(self, command: Command) -> None:
-        self._commands.send(self._encoder.encode(command), zmq.NOBLOCK)
+        # A worker that has just died takes nothing more. Its end is about to be noticed, and what
+        # it was given goes to another then.
+        with contextlib.suppress(zmq.Again):
+            self._commands.send(self._encoder.encode(command), zmq.NOBLOCK)
 
     async def wait(self) -> int:
         """Its exit status, after its last report has been taken; negative is a signal."""
