@@ -9,9 +9,12 @@ from service.gguf.header import Header, read_header
 from service.gguf.remap import is_remapped_from, remap
 from service.gguf.structure import check_structure
 from service.gguf.summary import lacks_keys
+from service.gguf.verify import verify
 from service.models.disk import locked_folder
 from service.models.model_file import REMAPPED, ModelFile
 from service.models.progress import ReportProgress, ignore_progress
+
+UNVERIFIED = ".unverified.gguf"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +34,8 @@ def prepare_model(
 ) -> Prepared:
     """Remap a SmolLM3 file without the llama family's keys into `models_dir`, once; check it.
 
-    Only headers are read, and tensors copied when it is remapped. `say` is told what takes time.
-    Raises ModelFileError.
+    What is remapped is verified whole, that once; at each start the header is. `say` is told what
+    takes time. Raises ModelFileError.
     """
     header = read_header(file.path)
     if lacks_keys(header):
@@ -50,7 +53,7 @@ def _remap_once(
         with locked_folder(models_dir, lambda: say(f"Waiting for who writes into {models_dir} …")):
             if not is_remapped_from(source, target):
                 say(f"{source.path} lacks keys of the llama family; remapping it to {target} …")
-                remap(source.path, target, force=True, progress=report)
+                _remap_verified(source.path, target, report, say)
     except ModelFileError as error:
         raise ModelFileError(
             f"{source.path} lacks keys and must be remapped before it is served: {error}. "
@@ -59,6 +62,25 @@ def _remap_once(
     except OSError as error:
         raise ModelFileError(f"{models_dir} cannot be written: {error.strerror}") from error
     return target
+
+
+def _remap_verified(
+    source: Path, target: Path, report: ReportProgress, say: Callable[[str], None]
+) -> None:
+    """Write `target` only if all of it can be served: weights and positions as well as the header.
+
+    Once is enough: the file is ours from then on.
+    """
+    unverified = target.with_suffix(UNVERIFIED)
+    try:
+        remap(source, unverified, force=True, progress=report)
+        say(f"Verifying {target.name} …")
+        for check in verify(unverified):
+            if check.outcome == "failed":
+                raise ModelFileError(f"it cannot be served: {check.name}: {check.detail}")
+        unverified.replace(target)
+    finally:
+        unverified.unlink(missing_ok=True)
 
 
 def _check(header: Header) -> str:

@@ -131,6 +131,13 @@ class EnginePool:
 
     def worker_ready(self, worker: int, pid: int, ready: Ready) -> None:
         self.ready[worker] = ready
+        if not ready.can_copy:
+            logger.warning(
+                "snapshots_off",
+                worker=worker,
+                means="this build of llama.cpp reads states in another form than expected; "
+                "computed tokens are reused in their own slot only",
+            )
         self._metrics.worker_started(worker, pid)
         classes = [(size.num_slots, size.slot_len) for size in self._classes]
         self._metrics.observe_ready(worker, ready, classes)

@@ -32,7 +32,8 @@ def test_remapping_is_told_with_its_progress(tmp_path):
     said, steps = [], []
     source = source_in(tmp_path)
     prepare(tmp_path, source, say=said.append, report=lambda *step: steps.append(step))
-    [line] = said
+    line, verifying = said
+    assert verifying == f"Verifying {MADE} …"
     assert line.startswith(f"{source} lacks keys of the llama family; remapping it to ")
     assert steps[-1][0] == steps[-1][1]
 
@@ -134,3 +135,16 @@ def test_models_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "models").write_text("a file")
     with pytest.raises(ModelFileError, match=r"models cannot be written: File exists"):
         prepare(tmp_path, source_in(tmp_path))
+
+
+def test_remapped_file_that_does_not_verify_is_not_kept(tmp_path):
+    """Weights that are no numbers: the header is right, and only the full check sees it."""
+    source = source_in(tmp_path)
+    header = read_header(source)
+    weight = next(tensor for tensor in header.tensors if tensor.name == "blk.0.attn_q.weight")
+    with source.open("r+b") as file:
+        file.seek(header.data_start + weight.offset)
+        file.write(b"\xff" * 4096)
+    with pytest.raises(ModelFileError, match="cannot be served"):
+        prepare(tmp_path, source)
+    assert not list((tmp_path / "models").glob("*.gguf"))
