@@ -195,6 +195,7 @@ def _configure_pool(settings: Settings, path: Path, shape: Hyperparameters) -> P
         ),
         num_workers=num_workers,
         max_queued=settings.scheduler.max_queued,
+        watchdog_seconds=settings.pool.watchdog_s,
         gpus=share.numbers if share else (),
     )
 

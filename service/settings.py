@@ -75,6 +75,11 @@ class PoolSettings(_Group):
     workers: AutoCount = Field(
         default="auto", description="Engine processes; auto is one, or one per GPU"
     )
+    watchdog_s: Seconds = Field(
+        default=30,
+        description="Seconds that a busy engine process may be silent before it is replaced; "
+        "longer than its longest step",
+    )
 
 
 class EngineSettings(_Group):

@@ -117,6 +117,18 @@ def test_a_lost_worker_holds_nothing():
     assert value("worker_restarts_total") == 1
 
 
+def test_what_the_death_of_workers_costs_is_counted():
+    metrics, registry = build_metrics()
+    metrics.worker_hung(0)
+    for _ in range(3):
+        metrics.request_resubmitted()
+    metrics.request_quarantined()
+
+    assert registry.get_sample_value("smolserve_watchdog_kills_total", {"worker": "0"}) == 1
+    assert registry.get_sample_value("smolserve_resubmissions_total") == 3
+    assert registry.get_sample_value("smolserve_quarantines_total") == 1
+
+
 def test_tokens_per_second_is_a_mean_over_the_last_whole_seconds():
     clock = Clock()
     metrics, registry = build_metrics(clock)
