@@ -78,6 +78,10 @@ class SlotAllocator:
     def max_len(self) -> int:
         return self.classes[-1][0].length
 
+    @property
+    def num_slots(self) -> int:
+        return sum(map(len, self.classes))
+
     def smallest_class(self, num_tokens: int) -> int:
         """The class whose slots hold `num_tokens` with the least to spare."""
         for class_index, slots in enumerate(self.classes):

@@ -25,7 +25,7 @@ class OutputStream:
     """Async iterator of `TextDelta`, for one reader.
 
     The engine never waits for a reader: what comes while it is busy is joined into one delta.
-    Leaving early is `abort`; so is deleting nothing: call it when the reader goes away.
+    A reader that leaves early calls `abort`; forgetting the stream would keep its slot busy.
     """
 
     def __init__(

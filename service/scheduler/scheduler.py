@@ -149,13 +149,13 @@ class Scheduler:
         """Fill each class from its own queue, then lend what is idle to shorter classes' queues."""
         for class_index in range(self._num_classes):
             while self._waiting.has(class_index) and self._allocator.has_idle(class_index):
-                self._start_or_follow(class_index, class_index)
+                if not self._start_or_follow(class_index, class_index):
+                    break
         for class_index in range(self._num_classes):
             while self._waiting.has(class_index):
                 lender = self._find_lender(class_index)
-                if lender is None:
+                if lender is None or not self._start_or_follow(class_index, lender):
                     break
-                self._start_or_follow(class_index, lender)
 
     def _find_lender(self, class_index: int) -> int | None:
         """A longer class with an idle slot that nobody of its own waits for."""
@@ -164,13 +164,21 @@ class Scheduler:
                 return lender
         return None
 
-    def _start_or_follow(self, queue: int, class_index: int) -> None:
+    def _start_or_follow(self, queue: int, class_index: int) -> bool:
+        """Take the head of a queue; False leaves it there, since enough follow already.
+
+        More followers than slots could not start together anyway, and each costs every step.
+        """
         sequence = self._waiting.pop(queue)
         provider, num_tokens = self._find_provider(sequence)
         if provider is None:
             self._start(sequence, class_index)
-        else:
+        elif len(self._followers) < self._allocator.num_slots:
             self._followers.add(Follower(sequence, queue, provider, num_tokens))
+        else:
+            self._waiting.push_front(sequence, queue)
+            return False
+        return True
 
     def _find_provider(self, sequence: Sequence) -> tuple[Sequence | None, int]:
         """A running sequence that is about to compute a prefix of this one worth waiting for."""
@@ -218,7 +226,8 @@ class Scheduler:
             if num_tokens > 1:
                 # A prompt beside decoding neighbours gets a token at least: its row keeps the
                 # slots around it in one pass.
-                num_tokens = min(num_tokens, max(budget, slot.class_index in decoding))
+                least = 1 if slot.class_index in decoding else 0
+                num_tokens = min(num_tokens, max(budget, least))
                 budget -= num_tokens
             if num_tokens > 0:
                 rows[slot.class_index].append((slot.index, sequence, sequence.chunk(num_tokens)))

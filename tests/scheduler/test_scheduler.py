@@ -262,6 +262,17 @@ def test_prefix_of_another_tenant_is_neither_waited_for_nor_reused():
     assert [bench.outcomes[n].num_cached for n in (0, 1)] == [0, 0]
 
 
+def test_followers_are_at_most_as_many_as_slots_and_the_rest_stay_queued():
+    bench = Bench("4x256")
+    for n, tokens in enumerate(shared_prompts(30)):
+        bench.add(submit(n, tokens, max_tokens=4))
+    bench.step()
+    assert len(bench.scheduler._followers) == 4
+    assert (bench.scheduler.num_running, bench.scheduler.num_waiting) == (1, 29)
+    bench.run()
+    assert [bench.outcomes[n].num_cached for n in range(30)] == [0, *[150] * 29]
+
+
 def test_aborted_follower_is_forgotten():
     bench = Bench("4x256")
     for n, tokens in enumerate(shared_prompts(2)):
