@@ -1,5 +1,6 @@
 from service.core.request import ThinkingBudget
 from service.scheduler.config import SchedulerConfig
+from service.scheduler.scheduler import MIN_SHARED
 from tests.scheduler.builders import Bench, submit
 
 
@@ -270,7 +271,8 @@ def test_followers_are_at_most_as_many_as_slots_and_the_rest_stay_queued():
     assert len(bench.scheduler._followers) == 4
     assert (bench.scheduler.num_running, bench.scheduler.num_waiting) == (1, 29)
     bench.run()
-    assert [bench.outcomes[n].num_cached for n in range(30)] == [0, *[150] * 29]
+    # One that comes back to the head when little is left to wait for computes that little.
+    assert all(bench.outcomes[n].num_cached > 150 - MIN_SHARED for n in range(1, 30))
 
 
 def test_aborted_follower_is_forgotten():
