@@ -6,14 +6,11 @@
 """
 
 import argparse
-import json
 import statistics
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from loadtests.client import Client, Stream, encode_request
+from loadtests.results import show_results
 from loadtests.server import running_service
 
 Message = dict[str, str]
@@ -135,13 +132,7 @@ def main() -> None:
     for measure in (measure_shared_prompt, measure_sessions, measure_idle_sessions):
         with running_service(**settings) as address:
             results |= measure(Chats(address, arguments.model.stem))
-    if arguments.json:
-        print(json.dumps(results, indent=2))
-        return
-    table = Table(title="What the KV cache saves", show_header=False)
-    for name, value in results.items():
-        table.add_row(name, f"{value:.2f}")
-    Console().print(table)
+    show_results("What the KV cache saves", results, as_json=arguments.json)
 
 
 if __name__ == "__main__":

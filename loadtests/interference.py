@@ -6,16 +6,13 @@
 """
 
 import argparse
-import json
 import statistics
 import time
 from itertools import pairwise
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from loadtests.client import Client, Stream, chat_body, encode_request
+from loadtests.results import show_results
 from loadtests.server import read_metrics, running_service
 
 NUM_STREAMS = 4
@@ -105,13 +102,7 @@ def main() -> None:
         results = measure_long_prompt(address, name, arguments.prompt_tokens)
     with running_service(model=model, engine__contexts="32x2048") as address:
         results |= measure_leaving(address, name)
-    if arguments.json:
-        print(json.dumps(results, indent=2))
-        return
-    table = Table(title="Requests beside each other", show_header=False)
-    for key, value in results.items():
-        table.add_row(key, f"{value:.1f}")
-    Console().print(table)
+    show_results("Requests beside each other", results, as_json=arguments.json)
 
 
 if __name__ == "__main__":

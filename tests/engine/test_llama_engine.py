@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-import numpy as np
 import pytest
 
 from service.core.messages import Submit
@@ -17,7 +16,7 @@ from service.llama.model import LlamaModel
 from service.llama.vocab import Vocab
 from service.scheduler.config import SchedulerConfig
 from service.scheduler.scheduler import Scheduler
-from tests.llama.builders import MODEL_PATH, compute
+from tests.llama.builders import MODEL_PATH, assert_same_up_to_rounding
 from tests.scheduler.builders import Driver, submit
 
 pytestmark = pytest.mark.model
@@ -25,7 +24,6 @@ pytestmark = pytest.mark.model
 CLASSES = "12x256,2x1024"
 GREEDY = SamplingParams(temperature=0, ignore_eos=True)
 NUM_TOKENS = 24
-CHUNK_LENS = (1, 2, 7, 16, 33, 512)
 SUBJECTS = [
     *("the sea", "a clock", "salt", "winter", "a violin", "bread", "a comet", "the desert"),
     *("ink", "a bridge", "tea", "a lighthouse", "sand", "a map", "thunder", "a garden"),
@@ -73,38 +71,6 @@ def ask(vocab: Vocab, sequence_id: int, text: str, **changes) -> Submit:
         f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n", parse_special=True
     )
     return submit(sequence_id, prompt, **{"max_tokens": NUM_TOKENS, "sampling": GREEDY} | changes)
-
-
-def compute_in_chunks(context: LlamaContext, tokens: list[int], length: int) -> np.ndarray:
-    """The last token's logits, computed `length` tokens at a time from nothing."""
-    context.truncate(0, 0)
-    logits = np.empty(0)
-    for start in range(0, len(tokens), length):
-        logits = compute(context, 0, tokens[start : start + length], start)
-    return logits
-
-
-def assert_same_up_to_rounding(
-    context: LlamaContext, prompt: list[int], expected: list[int], actual: list[int]
-) -> None:
-    """Two greedy answers may part only where rounding decides.
-
-    llama.cpp rounds differently in each batch shape, so logits of one prefix differ by some noise.
-    The best token can change only if the two tokens' logits are closer than twice the noise of a
-    single logit. The noise is measured at that very prefix, as the largest difference between
-    computing it in chunks of several lengths; other shapes may differ by as much again, hence the
-    factor of two on it. After the first difference the texts are other texts.
-    """
-    if expected == actual:
-        return
-    at = next(
-        index for index, pair in enumerate(zip(expected, actual, strict=True)) if len(set(pair)) > 1
-    )
-    prefix = prompt + expected[:at]
-    computed = np.stack([compute_in_chunks(context, prefix, length) for length in CHUNK_LENS])
-    noise = np.ptp(computed, axis=0).max()
-    gap = np.abs(computed[:, expected[at]] - computed[:, actual[at]]).min()
-    assert gap <= 2 * 2 * noise, f"token {at}: gap {gap:.3f}, noise {noise:.3f}"
 
 
 def test_sixteen_concurrent_requests_get_what_each_gets_alone(engine, reference, vocab):

@@ -8,6 +8,9 @@ from service.llama.context import LlamaContext
 
 MODEL_PATH = Path(__file__).parents[2] / "models" / "smollm2-135m-instruct.gguf"
 
+CHUNK_LENS = (1, 2, 7, 16, 33, 512)
+"""Batch shapes that round differently."""
+
 TEXT = "The quick brown fox jumps over the lazy dog, and then it rests in the warm sun. " * 6
 
 
@@ -22,3 +25,35 @@ def compute(context: LlamaContext, slot: int, tokens: list[int], start: int = 0)
     batch.output[count - 1] = 1
     context.decode(count)
     return context.logits(1)[0].copy()
+
+
+def compute_in_chunks(context: LlamaContext, tokens: list[int], length: int) -> np.ndarray:
+    """The last token's logits, computed `length` tokens at a time from nothing."""
+    context.truncate(0, 0)
+    logits = np.empty(0)
+    for start in range(0, len(tokens), length):
+        logits = compute(context, 0, tokens[start : start + length], start)
+    return logits
+
+
+def assert_same_up_to_rounding(
+    context: LlamaContext, prompt: list[int], expected: list[int], actual: list[int]
+) -> None:
+    """Two greedy answers may part only where rounding decides.
+
+    llama.cpp rounds differently in each batch shape, so logits of one prefix differ by some noise.
+    The best token can change only if the two tokens' logits are closer than twice the noise of a
+    single logit. The noise is measured at that very prefix, as the largest difference between
+    computing it in chunks of several lengths; other shapes may differ by as much again, hence the
+    factor of two on it. After the first difference the texts are other texts.
+    """
+    if expected == actual:
+        return
+    at = next(
+        index for index, pair in enumerate(zip(expected, actual, strict=True)) if len(set(pair)) > 1
+    )
+    prefix = prompt + expected[:at]
+    computed = np.stack([compute_in_chunks(context, prefix, length) for length in CHUNK_LENS])
+    noise = np.ptp(computed, axis=0).max()
+    gap = np.abs(computed[:, expected[at]] - computed[:, actual[at]]).min()
+    assert gap <= 2 * 2 * noise, f"token {at}: gap {gap:.3f}, noise {noise:.3f}"

@@ -14,8 +14,7 @@ from service.llama.vocab import Vocab
 from service.runtime.config import PoolConfig
 from service.runtime.pool import EnginePool
 from service.telemetry.metrics import Metrics
-from tests.engine.test_llama_engine import assert_same_up_to_rounding
-from tests.llama.builders import MODEL_PATH
+from tests.llama.builders import MODEL_PATH, assert_same_up_to_rounding
 from tests.runtime.builders import kill_a_worker, read_tokens, until
 
 pytestmark = pytest.mark.model
