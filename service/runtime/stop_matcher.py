@@ -19,8 +19,11 @@ class StopMatcher:
         if not self._stops:
             return text, False
         text = self._withheld + text
-        start = min((at for stop in self._stops if (at := text.find(stop)) >= 0), default=-1)
-        if start >= 0:
+        found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
+        if found:
+            # The first to be complete, however the text was split; of two that end together, the
+            # longer.
+            _, start = min(found)
             self._withheld = ""
             return text[:start], True
         released = len(text) - self._open_len(text)

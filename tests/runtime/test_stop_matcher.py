@@ -1,4 +1,4 @@
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.runtime.stop_matcher import StopMatcher
@@ -32,6 +32,10 @@ def test_tail_that_could_have_become_a_stop_string_is_released_at_the_end():
     assert match(("END",), ["the E"]) == (["the ", "E"], False)
 
 
+def test_stop_string_that_is_complete_first_wins_however_the_text_is_split():
+    assert match(("a", "baa"), ["baa"]) == match(("a", "baa"), ["ba", "a"]) == (["b"], True)
+
+
 def test_earliest_of_several_stop_strings_wins():
     assert match(("two", "one"), ["zero one two"]) == (["zero "], True)
 
@@ -40,13 +44,16 @@ def test_without_stop_strings_everything_passes_at_once():
     assert match((), ["a", "b"]) == (["a", "b", ""], False)
 
 
+@settings(max_examples=1000)
 @given(
     st.lists(st.text("ab", min_size=1, max_size=4), min_size=1, max_size=4),
     st.lists(st.text("abc", max_size=5), max_size=12),
 )
 def test_any_split_gives_the_text_up_to_the_first_stop_string(stops, parts):
     text = "".join(parts)
-    found = [text.find(stop) for stop in stops if stop in text]
+    ends = [text.find(stop) + len(stop) for stop in stops if stop in text]
     released, is_stopped = match(tuple(stops), parts)
-    assert is_stopped == bool(found)
-    assert "".join(released) == (text[: min(found)] if found else text)
+    assert is_stopped == bool(ends)
+    first = [stop for stop in stops if ends and text[: min(ends)].endswith(stop)]
+    expected = text[: min(ends) - max(map(len, first))] if ends else text
+    assert "".join(released) == expected

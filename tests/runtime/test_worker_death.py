@@ -154,8 +154,8 @@ async def test_new_requests_are_refused_while_no_worker_lives():
         stream = bench.pool.submit(request([5], max_tokens=20))
         await decoding(stream)
         kill_a_worker()
-        await until(lambda: not bench.pool.is_ready)
-        assert (bench.pool.num_running, bench.pool.num_waiting) == (0, 1)
+        await until(lambda: (bench.pool.num_running, bench.pool.num_waiting) == (0, 1))
+        assert not bench.pool.is_ready
         with pytest.raises(EngineUnavailable):
             bench.pool.submit(request([5]))
         await read(stream)
