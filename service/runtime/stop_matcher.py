@@ -12,14 +12,16 @@ class StopMatcher:
     def __init__(self, stops: tuple[str, ...]) -> None:
         self._stops = stops
         self._longest = max(map(len, stops), default=0)
-        self._withheld = ""
+        self._withheld: str = ""
 
     def feed(self, text: str) -> tuple[str, bool]:
         """Text that may be shown, and whether a stop string ended it (and is cut off)."""
         if not self._stops:
             return text, False
         text = self._withheld + text
-        found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
+        found: list[tuple[int, int]] = [
+            (at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0
+        ]
         if found:
             # The first to be complete, however the text was split; of two that end together, the
             # longer.
