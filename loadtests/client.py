@@ -75,10 +75,6 @@ class Client:
         self._selector = selectors.DefaultSelector()
         self._open: dict[socket.socket, Stream] = {}
 
-    @property
-    def num_open(self) -> int:
-        return len(self._open)
-
     def start(self, request: bytes) -> Stream:
         connection = socket.create_connection(self._address)
         stream = Stream(started=time.monotonic())

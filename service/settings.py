@@ -24,7 +24,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from service.engine.config import FlashAttention, KvType
+from service.core.kv import FlashAttention, KvType
 from service.errors import SettingsError
 from service.kvcache.size_class import SizeClass, parse_size_classes
 from service.models.catalog import default_models_dir

@@ -2,8 +2,9 @@
 
 import psutil
 
+from service.core.kv import KvType
 from service.gguf.hyperparameters import Hyperparameters
-from service.gguf.memory import KvType, kv_bytes_per_token
+from service.gguf.memory import kv_bytes_per_token
 from service.kvcache.size_class import SizeClass
 
 SMALL_SLOT_LEN = 2048

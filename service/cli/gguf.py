@@ -10,9 +10,9 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
+from service.core.kv import KvType
 from service.gguf import files, tables
 from service.gguf.check import Check
-from service.gguf.memory import KvType
 from service.gguf.remap import Architecture, remap
 from service.gguf.summary import inspect
 from service.gguf.synth import Size, WeightType, synthesise

@@ -111,10 +111,6 @@ class Plan:
     operations: list[SlotOperation] = field(default_factory=list[SlotOperation])
     contexts: list[ContextPlan] = field(default_factory=list[ContextPlan])
 
-    @property
-    def is_empty(self) -> bool:
-        return not self.operations and not self.contexts
-
     def chunks(self) -> Iterator[Chunk]:
         for context in self.contexts:
             yield from context.chunks

@@ -4,10 +4,8 @@ from typing import Literal
 
 import msgspec
 
+from service.core.kv import FlashAttention, KvType
 from service.scheduler.config import SchedulerConfig
-
-KvType = Literal["f16", "q8_0", "q4_0", "f32", "bf16"]
-FlashAttention = Literal["auto", "on", "off"]
 
 _EXACT: frozenset[KvType] = frozenset({"f32", "f16", "bf16"})
 """Quantised values need fused attention."""

@@ -1,12 +1,10 @@
 """What serving a file will take, before any of it is loaded."""
 
 from dataclasses import dataclass
-from typing import Literal
 
+from service.core.kv import CELL_ALIGNMENT, KvType
 from service.gguf.header import pad
 from service.gguf.hyperparameters import Hyperparameters
-
-KvType = Literal["f32", "f16", "bf16", "q8_0", "q4_0"]
 
 _BITS_PER_ELEMENT: dict[KvType, float] = {
     "f32": 32,
@@ -15,9 +13,6 @@ _BITS_PER_ELEMENT: dict[KvType, float] = {
     "q8_0": 8.5,
     "q4_0": 4.5,
 }
-
-CELL_ALIGNMENT = 256
-"""llama.cpp rounds the cells of a slot up to this."""
 
 BATCH_LEN = 512
 """Rows of one forward pass, llama.cpp's default."""

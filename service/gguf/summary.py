@@ -8,11 +8,12 @@ from typing import Literal
 
 from gguf.constants import TokenType
 
+from service.core.kv import KvType
 from service.errors import ModelFileError
 from service.gguf import smollm3
 from service.gguf.header import Field, Header, Scalar, Tensor, read_header
 from service.gguf.hyperparameters import Hyperparameters, read_hyperparameters
-from service.gguf.memory import KvType, MemoryEstimate, estimate_memory, kv_bytes_per_token
+from service.gguf.memory import MemoryEstimate, estimate_memory, kv_bytes_per_token
 
 SCHEMA_VERSION = 1
 """Of the JSON; it grows when a field changes its meaning or goes."""

@@ -2,26 +2,20 @@
 
 import ctypes
 from dataclasses import dataclass
-from typing import Literal
 
 import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
+from service.core.kv import CELL_ALIGNMENT, FlashAttention, KvType
 from service.errors import LlamaError
 from service.llama.batch import Batch
 from service.llama.library import measure_memory
 from service.llama.model import LlamaModel
 from service.llama.snapshot import Bytes, Snapshot, canonical, state_size, write_state
 
-KvType = Literal["f16", "q8_0", "q4_0", "f32", "bf16"]
-FlashAttention = Literal["auto", "on", "off"]
-
 _KV_TYPES: dict[KvType, int] = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 8, "bf16": 30}
 _FLASH_ATTENTION: dict[FlashAttention, int] = {"auto": -1, "off": 0, "on": 1}
-
-CELL_ALIGNMENT = 256
-"""llama.cpp rounds a stream's cells up to this."""
 
 MAX_SCORES_BYTES = 256 << 20
 """Without flash attention, a pass holds a float for every head, row and cell of a slot. Contexts of

@@ -29,12 +29,6 @@ def initialise() -> None:
     llama_cpp.llama_backend_init()
 
 
-def describe_build() -> str:
-    """CPU features and version of the loaded library; snapshots are valid within one build only."""
-    features = llama_cpp.llama_print_system_info().decode()
-    return f"llama-cpp-python {llama_cpp.__version__} | {features}"
-
-
 @dataclass(slots=True, kw_only=True)
 class MemoryUse:
     """Bytes that llama.cpp said it allocated, by purpose."""
