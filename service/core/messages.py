@@ -5,8 +5,8 @@ Commands go down one PUSH/PULL pair, reports come up another, each in order. A s
 
 import msgspec
 
-from service.core.request import FinishReason, ThinkingBudget
-from service.core.sampling import SamplingParams
+from service.core.request import Constraint, FinishReason, ThinkingBudget
+from service.core.sampling import SamplingParams, TokenLogprobs
 
 
 class Submit(msgspec.Struct, frozen=True, kw_only=True, tag="submit"):
@@ -19,6 +19,12 @@ class Submit(msgspec.Struct, frozen=True, kw_only=True, tag="submit"):
     tenant: str
     session: str | None
     thinking: ThinkingBudget | None
+    num_public: int = 0
+    """Leading prompt tokens that the operator lets all tenants share."""
+    priority: int = 0
+    """Lower is served first."""
+    num_logprobs: int | None = None
+    constraint: Constraint | None = None
     num_generated: int = 0
     """How many of the prompt's last tokens are output, which a worker that died had generated."""
 
@@ -45,6 +51,8 @@ class SequenceOutput(msgspec.Struct, frozen=True, array_like=True):
     finish_reason: FinishReason | None
     num_cached_tokens: int
     """Prompt tokens that were not computed, because the cache had them."""
+    logprobs: list[TokenLogprobs | None] | None = None
+    """One for each of `token_ids`, where asked for; None for a token that was not drawn."""
 
 
 class ClassStats(msgspec.Struct, frozen=True, array_like=True):

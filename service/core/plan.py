@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from service.core.sampling import SamplingParams
+from service.core.request import Constraint
+from service.core.sampling import SamplingParams, TokenLogprobs
 
 if TYPE_CHECKING:
     Tokens = array[int]
@@ -70,6 +71,8 @@ class Draw:
     params: SamplingParams
     tokens: Tokens
     num_prompt_tokens: int
+    num_logprobs: int | None = None
+    constraint: Constraint | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,3 +125,5 @@ class StepResult:
 
     tokens: list[int]
     decode_seconds: float
+    logprobs: dict[int, TokenLogprobs] = field(default_factory=dict[int, TokenLogprobs])
+    """By index in `tokens`, for the draws that ask for them."""

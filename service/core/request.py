@@ -21,6 +21,15 @@ class ThinkingBudget(msgspec.Struct, frozen=True, kw_only=True):
     """What is appended when the budget is spent; contains `end_token`."""
 
 
+class Constraint(msgspec.Struct, frozen=True, kw_only=True):
+    """What the generated text must look like."""
+
+    grammar: str
+    """In llguidance's own JSON form; it compiled at the edge."""
+    begin_token: int | None = None
+    """Binds after this token was generated, which ends a thought; None binds from the start."""
+
+
 class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Continue `prompt` to an end-of-generation token, `max_tokens` or the end of the context."""
 
@@ -35,4 +44,11 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     tenant: str = ""
     """Cached tokens are shared within a tenant only."""
     session: str | None = None
+    num_public: int = 0
+    """Leading prompt tokens that the operator lets all tenants share."""
+    priority: int = 0
+    """Lower is served first; 0 is usual."""
+    num_logprobs: int | None = None
+    """Most probable tokens to report at each position; None reports nothing, 0 the drawn one."""
+    constraint: Constraint | None = None
     thinking: ThinkingBudget | None = None

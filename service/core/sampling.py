@@ -3,6 +3,15 @@
 import msgspec
 
 
+class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
+    """Natural logarithms of probabilities at one position, before anything cuts the distribution."""
+
+    chosen: float
+    """Of the token that was drawn."""
+    top: list[tuple[int, float]]
+    """(token id, logprob) of the most probable ones, best first."""
+
+
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     """Valid by construction at the edge: ranges are checked in `service.api`, never again.
 

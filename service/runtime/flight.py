@@ -62,6 +62,10 @@ class Flight:
             max_tokens=request.max_tokens,
             tenant=request.tenant,
             session=request.session,
+            num_public=request.num_public,
+            priority=request.priority,
+            num_logprobs=request.num_logprobs,
+            constraint=request.constraint,
             thinking=request.thinking,
             num_generated=len(self.output),
         )

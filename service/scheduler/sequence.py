@@ -45,7 +45,13 @@ class Sequence:
         self.max_len = max_len
         if request.max_tokens is not None:
             self.max_len = min(max_len, self.num_prompt_tokens + request.max_tokens)
-        self._draw = Draw(request.sampling, self.tokens, self.num_prompt_tokens)
+        self._draw = Draw(
+            request.sampling,
+            self.tokens,
+            self.num_prompt_tokens,
+            request.num_logprobs,
+            request.constraint,
+        )
         thinking = request.thinking
         self._budget_left = _thinking_left(request)
         self._end_token = None if thinking is None else thinking.end_token
