@@ -4,7 +4,7 @@ import msgspec
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
-    """Natural logarithms of probabilities at one position, before anything cuts the distribution."""
+    """Natural logarithms of probabilities at one position, before any cut of the distribution."""
 
     chosen: float
     """Of the token that was drawn."""
