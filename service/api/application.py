@@ -17,6 +17,7 @@ from service.api.config import ApiConfig
 from service.api.drain import Drain
 from service.api.engine import Engine
 from service.api.errors import status_response
+from service.api.generator import Generator
 from service.api.keys import ApiKeys
 from service.api.middleware import ApiKeyMiddleware, ExchangeMiddleware
 from service.api.routes import health_routes, metrics_routes, model_routes
@@ -49,7 +50,8 @@ def build_application(
         middleware=middleware,
         exception_handlers={HTTPException: _refuse},
     )
-    completions = ChatCompletions(config, model=model, engine=engine, drain=drain)
+    generator = Generator(model, engine)
+    completions = ChatCompletions(config, model=model, generator=generator, drain=drain)
     app.router.routes.append(Route("/v1/chat/completions", completions, methods=["POST"]))
     app.include_router(model_routes(model, engine))
     app.include_router(health_routes(engine, drain))

@@ -1,7 +1,7 @@
 """Work for a client that ends when the client leaves, at whatever stage it is."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from anyio import CancelScope
@@ -39,14 +39,3 @@ async def attend(receive: Receive, drain: Drain) -> AsyncGenerator[None]:
             watcher.cancel()
     if scope.cancelled_caught:
         raise reason
-
-
-async def read_body(receive: Receive) -> AsyncIterator[bytes]:
-    """The request's body in pieces. Raises ClientDisconnect."""
-    more = True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        yield message.get("body", b"")
-        more = message.get("more_body", False)

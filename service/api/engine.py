@@ -14,6 +14,10 @@ class Engine(Protocol):
         """Tokens of the largest slot: prompt and output."""
         ...
 
+    def check_room(self, num_requests: int) -> None:
+        """Whether so many may be submitted now. Raises QueueFull or EngineUnavailable."""
+        ...
+
     def submit(self, request: GenerationRequest) -> OutputStream:
         """Raises QueueFull or EngineUnavailable."""
         ...

@@ -10,6 +10,8 @@ from starlette.types import Scope
 
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 _SCOPE_KEY = "smolserve.exchange"
+PRIORITY_KEY = "smolserve.priority"
+"""In the ASGI scope of a request that this process makes itself: its `Exchange.priority`."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -22,6 +24,8 @@ class Exchange:
     tenant: str = ""
     status: int | None = None
     """Set when the response's head is sent."""
+    priority: int | None = None
+    """Overrides what the body asks for; set by who calls the application in-process."""
     facts: dict[str, object] = field(default_factory=dict[str, object])
     """What goes into the log line; never prompts nor answers."""
 
@@ -32,6 +36,7 @@ class Exchange:
             request_id=_accept(read_header(scope, b"x-request-id")) or f"req_{mint()}",
             session_id=_accept(read_header(scope, b"x-session-id")) or f"sess_{mint()}",
             started_at=time.monotonic(),
+            priority=cast("int | None", scope.get(PRIORITY_KEY)),
         )
         scope[_SCOPE_KEY] = exchange
         return exchange

@@ -16,7 +16,11 @@ _SMALLEST_TOP_P = 1e-9
 _SEED_MASK = 2**64 - 1
 
 
-def build_generation(
+_SEED_STEP = 0xD1B54A32D192ED03
+"""Between the seeds of a request's choices: nobody who counts seeds up meets another's choice."""
+
+
+def build_generations(
     request: ChatCompletionRequest,
     conversation: Conversation,
     prompt: list[int],
@@ -24,10 +28,13 @@ def build_generation(
     model: ServedModel,
     exchange: Exchange,
     new_seed: int,
-) -> GenerationRequest:
-    """Raises InvalidRequest for token ids that are not in the vocabulary."""
+) -> list[GenerationRequest]:
+    """One for each choice; the first is what a request for one would be.
+
+    Raises InvalidRequest for token ids that are not in the vocabulary.
+    """
     seed = new_seed if request.seed is None else request.seed & _SEED_MASK
-    return GenerationRequest(
+    first = GenerationRequest(
         request_id=exchange.request_id,
         prompt=prompt,
         sampling=_choose_sampling(request, model, seed),
@@ -35,8 +42,20 @@ def build_generation(
         stop=tuple(request.stop or ()),
         tenant=exchange.tenant,
         session=exchange.session_id,
+        priority=exchange.priority or 0,
         thinking=_limit_thinking(request, conversation, model),
     )
+    return [
+        first,
+        *(
+            msgspec.structs.replace(first, sampling=_reseed(first.sampling, index))
+            for index in range(1, request.n or 1)
+        ),
+    ]
+
+
+def _reseed(sampling: SamplingParams, index: int) -> SamplingParams:
+    return msgspec.structs.replace(sampling, seed=sampling.seed + index * _SEED_STEP & _SEED_MASK)
 
 
 def check_length(prompt: list[int], max_context_len: int) -> None:

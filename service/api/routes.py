@@ -9,7 +9,6 @@ from prometheus_client.exposition import choose_encoder
 from service.api.drain import Drain
 from service.api.engine import Engine
 from service.api.served_model import ServedModel
-from service.errors import ModelNotFound
 
 _READ = ["GET", "HEAD"]
 """Load balancers and monitors ask with HEAD; the server leaves the body out."""
@@ -34,10 +33,7 @@ def model_routes(model: ServedModel, engine: Engine) -> APIRouter:
 
     @router.api_route("/{model_id:path}", methods=_READ)
     async def get_model(model_id: str) -> dict[str, Any]:
-        if model_id != model.id:
-            raise ModelNotFound(
-                f"The model {model_id[:100]!r} is not served here; {model.id!r} is.", param="model"
-            )
+        model.check_name(model_id)
         return describe()
 
     return router

@@ -7,6 +7,7 @@ from service.chat.format import ChatFormat
 from service.chat.messages import Conversation
 from service.chat.prompt import Vocabulary, tokenize
 from service.core.sampling import SamplingParams
+from service.errors import ModelNotFound
 
 
 class SizedVocabulary(Vocabulary, Protocol):
@@ -26,6 +27,13 @@ class ServedModel:
     """What holds where a request is silent; its seed does not count."""
     format: ChatFormat
     vocab: SizedVocabulary
+
+    def check_name(self, name: str) -> None:
+        """Raises ModelNotFound for any other."""
+        if name != self.id:
+            raise ModelNotFound(
+                f"The model {name[:100]!r} is not served here; {self.id!r} is.", param="model"
+            )
 
     def encode(self, conversation: Conversation) -> list[int]:
         """Renders and tokenises; takes milliseconds for a long prompt. Raises InvalidRequest."""

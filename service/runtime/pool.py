@@ -113,7 +113,7 @@ class EnginePool:
         It outlives its worker: another goes on with it. Raises QueueFull when as many wait as may,
         EngineUnavailable when no worker is ready.
         """
-        self._check_room()
+        self.check_room(1)
         sequence_id = next(self._ids)
         stream = OutputStream(
             request,
@@ -128,6 +128,18 @@ class EnginePool:
         self._placement.add(flight)
         self._placement.fill()
         return stream
+
+    def check_room(self, num_requests: int) -> None:
+        """Whether so many may be submitted now. Raises as `submit` does."""
+        if not self.is_ready:
+            raise EngineUnavailable("no worker is ready; try again in a moment")
+        limit = self._num_slots * self._config.num_workers + self._config.max_queued
+        if len(self._flights) + num_requests > limit:
+            raise QueueFull(
+                f"{self._config.max_queued} requests may wait, and there is no room for "
+                f"{num_requests} more; try again later",
+                retry_after_seconds=self._estimate_wait(),
+            )
 
     def worker_ready(self, worker: int, pid: int, ready: Ready) -> None:
         self.ready[worker] = ready
@@ -170,16 +182,6 @@ class EnginePool:
 
     def worker_restarting(self, worker: int) -> None:
         self._metrics.worker_restarted(worker)
-
-    def _check_room(self) -> None:
-        if not self.is_ready:
-            raise EngineUnavailable("no worker is ready; try again in a moment")
-        limit = self._num_slots * self._config.num_workers + self._config.max_queued
-        if len(self._flights) >= limit:
-            raise QueueFull(
-                f"{self._config.max_queued} requests are waiting already; try again later",
-                retry_after_seconds=self._estimate_wait(),
-            )
 
     def _estimate_wait(self) -> int:
         """Until the queue would be empty, if requests go on as they did."""

@@ -44,6 +44,9 @@ class ListeningEngine:
     def max_context_len(self):
         return self.pool.max_context_len
 
+    def check_room(self, num_requests):
+        self.pool.check_room(num_requests)
+
     def submit(self, request):
         self.requests.append(request)
         return self.pool.submit(request)

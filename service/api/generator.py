@@ -1,0 +1,92 @@
+"""A chat request to the choices that are being generated for it."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from service.api.conversation import read_conversation
+from service.api.engine import Engine
+from service.api.exchange import Exchange
+from service.api.generation import build_generations, check_length
+from service.api.schemas import ChatCompletionRequest
+from service.api.served_model import ServedModel
+from service.chat.messages import Conversation
+from service.chat.parser import OutputParser
+from service.runtime.stream import OutputStream
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """One answer on its way: text comes out of `stream` and goes through `parser`."""
+
+    index: int
+    stream: OutputStream
+    parser: OutputParser
+
+
+def _random_seed() -> int:
+    return secrets.randbits(63)
+
+
+class Generator:
+    """Between any endpoint that generates and the engine: renders, tokenises, checks, submits."""
+
+    def __init__(
+        self,
+        model: ServedModel,
+        engine: Engine,
+        *,
+        new_seed: Callable[[], int] = _random_seed,
+    ) -> None:
+        self._model = model
+        self._engine = engine
+        self._new_seed = new_seed
+
+    async def start(self, request: ChatCompletionRequest, exchange: Exchange) -> list[Choice]:
+        """All of them or none. The caller reads them within `ending`.
+
+        Raises ModelNotFound, InvalidRequest, QueueFull or EngineUnavailable.
+        """
+        self._model.check_name(request.model)
+        conversation = read_conversation(request, self._model.format)
+        # Off the loop even for short prompts: a switch costs 0.1 ms, a template 0.4 ms at least.
+        prompt, parsers = await asyncio.to_thread(self._prepare, conversation, request.n or 1)
+        exchange.facts["prompt_tokens"] = len(prompt)
+        check_length(prompt, self._engine.max_context_len)
+        generations = build_generations(
+            request,
+            conversation,
+            prompt,
+            model=self._model,
+            exchange=exchange,
+            new_seed=self._new_seed(),
+        )
+        self._engine.check_room(len(generations))
+        streams = [self._engine.submit(generation) for generation in generations]
+        return [
+            Choice(index=index, stream=stream, parser=parser)
+            for index, (stream, parser) in enumerate(zip(streams, parsers, strict=True))
+        ]
+
+    def _prepare(
+        self, conversation: Conversation, num_choices: int
+    ) -> tuple[list[int], list[OutputParser]]:
+        prompt = self._model.encode(conversation)
+        return prompt, [self._model.format.parser(conversation) for _ in range(num_choices)]
+
+
+@asynccontextmanager
+async def ending(choices: Sequence[Choice], exchange: Exchange) -> AsyncGenerator[None]:
+    """Whatever ends the body ends the choices that still run, and what they were is noted."""
+    try:
+        yield
+    finally:
+        for choice in choices:
+            choice.stream.abort()
+        exchange.facts.update(
+            cached_tokens=choices[0].stream.num_cached_tokens,
+            completion_tokens=sum(choice.stream.num_output_tokens for choice in choices),
+            finish_reason=choices[0].stream.finish_reason,
+        )
