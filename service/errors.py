@@ -9,8 +9,11 @@
     │   │   └── ContextLengthExceeded the prompt does not fit the largest slot
     │   ├── AuthenticationError       no API key, or a wrong one
     │   ├── ModelNotFound             the request names a model that is not served here
+    │   ├── ObjectNotFound            the request names a file, batch or response that is not here
     │   ├── BodyTooLarge              the request's body is over the limit
     │   └── QueueFull                 the bounded queue is full; retry later
+    ├── StorageError                  a file that keeps records cannot be used
+    ├── StorageError                  what is kept on disk cannot be written or read
     └── EngineError                   our side failed
         ├── EngineUnavailable         no worker is ready: loading, restarting or draining
         ├── WorkerDied                the worker that ran the request is gone
@@ -84,6 +87,12 @@ class ModelNotFound(RequestError):  # noqa: N818 - OpenAI's code is model_not_fo
     code = "model_not_found"
 
 
+class ObjectNotFound(RequestError):  # noqa: N818 - a condition, not a fault
+    """The request names a file, batch or response that is not here, or is someone else's."""
+
+    code = "not_found"
+
+
 class BodyTooLarge(RequestError):  # noqa: N818 - a condition, not a fault
     """The request's body is over the limit."""
 
@@ -98,6 +107,18 @@ class QueueFull(RequestError):  # noqa: N818 - a condition, not a fault
     def __init__(self, message: str, *, retry_after_seconds: int) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
+
+
+class StorageError(SmolserveError):
+    """A file that keeps records cannot be opened, read or written; the message says what to do."""
+
+    code = "storage_failed"
+
+
+class StorageError(SmolserveError):
+    """What is kept on disk cannot be written or read: no space, no permission, a broken file."""
+
+    code = "storage_error"
 
 
 class EngineError(SmolserveError):

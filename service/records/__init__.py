@@ -1,0 +1,1 @@
+"""What outlives a request and the process: SQLite files, each with one owner."""
