@@ -13,7 +13,6 @@
     │   ├── BodyTooLarge              the request's body is over the limit
     │   └── QueueFull                 the bounded queue is full; retry later
     ├── StorageError                  a file that keeps records cannot be used
-    ├── StorageError                  what is kept on disk cannot be written or read
     └── EngineError                   our side failed
         ├── EngineUnavailable         no worker is ready: loading, restarting or draining
         ├── WorkerDied                the worker that ran the request is gone
@@ -113,12 +112,6 @@ class StorageError(SmolserveError):
     """A file that keeps records cannot be opened, read or written; the message says what to do."""
 
     code = "storage_failed"
-
-
-class StorageError(SmolserveError):
-    """What is kept on disk cannot be written or read: no space, no permission, a broken file."""
-
-    code = "storage_error"
 
 
 class EngineError(SmolserveError):

@@ -34,28 +34,28 @@ Result = TypeVar("Result")
 class Database:
     """Runs transactions one after the other, off the event loop."""
 
-    def __init__(self, path: str, migrations: Sequence[str]) -> None:
+    def __init__(self, path: Path | str, migrations: Sequence[str]) -> None:
         """`migrations[n]` takes the schema from version n to n + 1; released ones never change."""
         self.path = path
         self._migrations = migrations
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite")
         self._connection: sqlite3.Connection | None = None
 
-    def open(self) -> None:
+    async def open(self) -> None:
         """Makes the file where there is none, and brings its schema up to date.
 
         Raises StorageError that says why the file cannot be used.
         """
         try:
-            self._thread.submit(self._open).result()
+            await asyncio.wrap_future(self._thread.submit(self._open))
         except BaseException:
-            self.close()
+            await self.close()
             raise
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Waits for what runs; idempotent."""
         if self._connection is not None:
-            self._thread.submit(self._close).result()
+            await asyncio.wrap_future(self._thread.submit(self._close))
         self._thread.shutdown()
 
     async def run(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
@@ -64,10 +64,6 @@ class Database:
         Once begun it is done, though nobody waits for it any more.
         """
         return await asyncio.wrap_future(self._submit(work))
-
-    def run_now(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
-        """As `run`, for start and end, where no event loop is held up."""
-        return self._submit(work).result()
 
     def _submit(self, work: Callable[[sqlite3.Connection], Result]) -> Future[Result]:
         try:
@@ -93,21 +89,63 @@ class Database:
         self._connection = None
 
     def _migrate(self, connection: sqlite3.Connection) -> None:
-        """In one transaction, since two processes may start at once."""
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        for statement in self._migrations[version:]:
-            connection.execute(statement)
-        connection.execute(f"PRAGMA user_version = {max(version, len(self._migrations))}")
-
-    def _transact(self, transaction: Transaction[Result]) -> Result:
-        connection = self._connection
-        assert connection is not None
+        """In one transaction; its lock, taken now, tells a second owner at its start."""
         connection.execute("BEGIN IMMEDIATE")
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version > len(self._migrations):
+            raise StorageError(
+                f"{self.path} was written by a newer version of smolserve (schema {version}, this "
+                f"one knows {len(self._migrations)}); use that version or another file."
+            )
+        for script in self._migrations[version:]:
+            for statement in filter(str.strip, script.split(";")):
+                connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {len(self._migrations)}")
+        connection.execute("COMMIT")
+
+    def _transact(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
+        connection = self._connection
+        assert connection is not None, "open() comes first"
         try:
-            result = transaction(connection)
-            connection.execute("COMMIT")
-        except BaseException:
-            if connection.in_transaction:  # a full disk ends it by itself
-                connection.execute("ROLLBACK")
-            raise
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                result = work(connection)
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:  # a full disk ends it by itself
+                    connection.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as error:
+            raise StorageError(f"{self.path}: {_explain(error)}") from error
         return result
+
+
+def num_bytes(connection: sqlite3.Connection) -> int:
+    """What the rows take; free pages do not count."""
+    pages, free, size = (
+        connection.execute(f"PRAGMA {name}").fetchone()[0]
+        for name in ("page_count", "freelist_count", "page_size")
+    )
+    return (pages - free) * size
+
+
+def _make_private(path: Path) -> None:
+    """What clients wrote is for the owner's eyes."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+
+
+def _explain(error: OSError | sqlite3.Error) -> str:
+    """The reason and what to do about it."""
+    if isinstance(error, OSError):
+        return f"{error.strerror}. Choose a file in a folder that this user may write to."
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+        return "another process uses it. End that process, or choose another file."
+    if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+        return f"it is damaged ({error}). Move it away, and a new one is made."
+    if code in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}:
+        return f"{error}. Choose a file in a folder that this user may write to."
+    if code in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}:
+        return f"{error}. See whether its disk is full."
+    return f"{error}."
