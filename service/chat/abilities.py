@@ -1,16 +1,19 @@
 """What a chat template can take, found out by rendering short conversations with it."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from service.chat.messages import Message, Tool, ToolCall, fold_reasoning, fold_tools
+from service.chat.parser import CALL_TAG, TaggedParser, Tags, ToolCallArguments, ToolCallStart
 from service.chat.sandbox import TemplateFailure
 
 ArgumentsForm = Literal["object", "text"]
 
 _SYSTEM, _USER, _ASSISTANT = "PROBESYSTEM", "PROBEUSER", "PROBEASSISTANT"
 _LATER, _NAME, _VALUE, _RESULT = "PROBELATER", "PROBENAME", "PROBEVALUE", "PROBERESULT"
+_ARGUMENTS = {"probekey": _VALUE}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +32,8 @@ class Abilities:
     """How calls in the history want their arguments; None where calls or results vanish."""
     text_with_calls: bool
     """What an assistant said in the message of its calls (Llama 3's template drops it)."""
+    tagged_calls: bool
+    """Calls are spelled as our parser reads them: JSON between `<tool_call>` tags."""
 
 
 class Renders(Protocol):
@@ -55,19 +60,21 @@ def probe_abilities(render: Renders, source: str) -> Abilities:
 
     system = _say("system", _SYSTEM)
     later = _say("system", _LATER)
-    tool_calls = _probe_tool_calls(render, said="")
+    tool_calls, rendered_calls = _probe_tool_calls(render, said="")
     return Abilities(
         system=keeps(system, user),
         later_system=keeps(system, user, assistant, later, user),
         repeated_roles=keeps(user, _say("user", _LATER)),
         reasoning="reasoning_content" in source,
         tool_calls=tool_calls,
-        text_with_calls=tool_calls == _probe_tool_calls(render, said=_ASSISTANT),
+        text_with_calls=tool_calls == _probe_tool_calls(render, said=_ASSISTANT)[0],
+        tagged_calls=_reads_back(rendered_calls),
     )
 
 
-def _probe_tool_calls(render: Renders, *, said: str) -> ArgumentsForm | None:
-    call = ToolCall(id="probecall", name=_NAME, arguments=f'{{"probekey": "{_VALUE}"}}')
+def _probe_tool_calls(render: Renders, *, said: str) -> tuple[ArgumentsForm | None, str]:
+    """The form that the template takes, and what it makes of a call and its result."""
+    call = ToolCall(id="probecall", name=_NAME, arguments=json.dumps(_ARGUMENTS))
     messages = [
         _say("user", _USER),
         Message(role="assistant", content=said, tool_calls=(call,)),
@@ -81,8 +88,17 @@ def _probe_tool_calls(render: Renders, *, said: str) -> ArgumentsForm | None:
             continue
         is_kept = all(text in rendered for text in ("probekey", _VALUE, _RESULT, said))
         if is_kept and "{'probekey'" not in rendered and '\\"probekey' not in rendered:
-            return form
-    return None
+            return form, rendered
+    return None, ""
+
+
+def _reads_back(rendered: str) -> bool:
+    """Whether the parser finds the call; an example in the template's own words is not one."""
+    parser = TaggedParser(Tags(tool_calls=True), str)
+    parsed = parser.feed(rendered[max(rendered.rfind(CALL_TAG), 0) :], 0)
+    name = "".join(item.name for item in parsed if isinstance(item, ToolCallStart))
+    arguments = "".join(item.text for item in parsed if isinstance(item, ToolCallArguments))
+    return name == _NAME and parser.calls_complete and json.loads(arguments) == _ARGUMENTS
 
 
 def _say(role: Literal["system", "user", "assistant"], content: str) -> Message:

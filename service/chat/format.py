@@ -22,7 +22,10 @@ class ChatFormat(Protocol):
         ...
 
     @property
-    def supports_tools(self) -> bool: ...
+    def native_tools(self) -> bool:
+        """Whether the model's own format has tools; others are told of them by `tool_prompt`."""
+        ...
+
     @property
     def supports_thinking(self) -> bool: ...
 
@@ -62,7 +65,7 @@ def choose_format(
         return SmolLM3Format(new_call_id)
     if vocab.chat_template:
         return load_jinja_format(vocab, vocab.chat_template, new_call_id)
-    return ChatMLFormat()
+    return ChatMLFormat(new_call_id)
 
 
 def _is_smollm3(vocab: Vocabulary) -> bool:

@@ -25,6 +25,7 @@ from service.chat.parser import OutputParser, PlainParser, TaggedParser, Tags
 from service.chat.prompt import Segment, Vocabulary, control, prompt_text
 from service.chat.sandbox import ChatTemplate, TemplateFailure
 from service.chat.thinking import close_thought
+from service.chat.tool_prompt import tell_tools
 from service.chat.unsupported import refuse_unsupported
 from service.core.request import ThinkingBudget
 from service.errors import InvalidRequest, ModelFileError
@@ -70,9 +71,7 @@ class JinjaFormat:
         self._new_call_id = new_call_id
         self._abilities = self._probe()
         reads = template.variables
-        self.supports_tools = (
-            "tools" in reads and "<tool_call>" in source and self._abilities.tool_calls is not None
-        )
+        self.native_tools = "tools" in reads and self._abilities.tagged_calls
         self.supports_thinking = "enable_thinking" in reads or "</think>" in source
 
     def _probe(self) -> Abilities:
@@ -116,7 +115,7 @@ class JinjaFormat:
         opened = self.supports_thinking and _ends_in_thought(self.render(conversation))
         tags = Tags(
             thinking=self.supports_thinking,
-            tool_calls=self.supports_tools and bool(conversation.tools),
+            tool_calls=bool(conversation.tools),
             in_thought=opened,
             in_content=not opened and final is not None and bool(final.content),
         )
@@ -134,7 +133,8 @@ class JinjaFormat:
         )
 
     def _render(self, conversation: Conversation) -> list[Segment]:
-        variables = self._client_variables(conversation)
+        told = conversation if self.native_tools else tell_tools(conversation)
+        variables = self._client_variables(told)
         used_text = "\0".join([self._source, *strings_in(variables)])
         cut = find_free_char(used_text) if conversation.continue_final_message else ""
         mask = Mask(self._setting.special_texts, used_text + cut)

@@ -113,7 +113,7 @@ class _Mode(Enum):
 
 
 _THINK, _END_THINK = "<think>", "</think>"
-_CALL, _END_CALL = "<tool_call>", "</tool_call>"
+CALL_TAG, END_CALL_TAG = "<tool_call>", "</tool_call>"
 _CODE, _END_CODE = "<code>", "</code>"
 CODE_FUNCTION = "python"
 """The name under which code blocks are calls."""
@@ -170,7 +170,7 @@ class TaggedParser:
             case _Mode.CODE:
                 self._argue(_escape(self._buffer))
             case _Mode.CALL if not self._started:
-                self._say(_CALL + self._scanner.raw)
+                self._say(CALL_TAG + self._scanner.raw)
             case _:
                 pass
         if self._mode is _Mode.THOUGHT:
@@ -251,17 +251,17 @@ class TaggedParser:
             self._broken = True
             self._mode = _Mode.TEXT
         else:
-            self._say(_CALL)
+            self._say(CALL_TAG)
             self._buffer = scanner.raw + self._buffer
             self._mode = _Mode.TEXT
         return True
 
     def _step_call_end(self) -> bool:
         text = self._buffer.lstrip()
-        if not text or (_END_CALL.startswith(text) and text != _END_CALL):
+        if not text or (END_CALL_TAG.startswith(text) and text != END_CALL_TAG):
             return False
-        if text.startswith(_END_CALL):
-            self._take(len(self._buffer) - len(text) + len(_END_CALL))
+        if text.startswith(END_CALL_TAG):
+            self._take(len(self._buffer) - len(text) + len(END_CALL_TAG))
         self._mode, self._after_tag = _Mode.START, True
         return True
 
@@ -278,7 +278,7 @@ class TaggedParser:
 
     def _openers(self) -> list[str]:
         tags = self._tags
-        enabled = [(self._may_think, _THINK), (tags.tool_calls, _CALL), (tags.code, _CODE)]
+        enabled = [(self._may_think, _THINK), (tags.tool_calls, CALL_TAG), (tags.code, _CODE)]
         return [tag for is_enabled, tag in enabled if is_enabled]
 
     def _open(self, tag: str) -> None:
@@ -289,7 +289,7 @@ class TaggedParser:
             return
         self._may_think = False
         self._started = False
-        if tag == _CALL:
+        if tag == CALL_TAG:
             self._mode = _Mode.CALL
             self._scanner = CallScanner()
         else:

@@ -77,7 +77,7 @@ class SmolLM3Format:
     """The rendering and parsing of SmolLM3; see the module."""
 
     name = "smollm3 (the service's own rendering)"
-    supports_tools = True
+    native_tools = True
     supports_thinking = True
 
     def __init__(self, new_call_id: Callable[[], str]) -> None:

@@ -11,8 +11,6 @@ class Limits(Protocol):
     """What a format supports."""
 
     @property
-    def supports_tools(self) -> bool: ...
-    @property
     def supports_thinking(self) -> bool: ...
 
 
@@ -20,8 +18,6 @@ def refuse_unsupported(
     limits: Limits, conversation: Conversation, *, known_kwargs: Collection[str]
 ) -> None:
     """Raises InvalidRequest that names the field."""
-    if conversation.tools and not limits.supports_tools:
-        raise InvalidRequest("This model's chat format has no tools.", param="tools")
     if conversation.enable_thinking and not limits.supports_thinking:
         raise InvalidRequest(
             "This model's chat format has no thinking mode.",

@@ -56,7 +56,7 @@ class PlainFormat:
     """One line a message; thinks in <think> and calls in <tool_call> when the model does."""
 
     name = "plain"
-    supports_tools = True
+    native_tools = True
 
     def __init__(self, *, supports_thinking=True):
         self.supports_thinking = supports_thinking

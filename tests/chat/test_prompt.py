@@ -151,7 +151,7 @@ def test_lone_surrogates_do_not_break_tokenising(smollm2):
 def test_smollm2_renders_as_its_template_says(smollm2):
     chat_format = choose_format(smollm2)
     assert isinstance(chat_format, JinjaFormat)
-    assert (chat_format.supports_tools, chat_format.supports_thinking) == (False, False)
+    assert (chat_format.native_tools, chat_format.supports_thinking) == (False, False)
     assert render(chat_format, user("Hi"), assistant("Hey "), system("Be brief."), user("")) == (
         "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face"
         "<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHey <|im_end|>\n"
