@@ -38,7 +38,7 @@ def build_generations(
         request_id=exchange.request_id,
         prompt=prompt,
         sampling=_choose_sampling(request, model, seed),
-        max_tokens=request.max_completion_tokens or request.max_tokens,
+        max_tokens=request.token_limit,
         stop=tuple(request.stop or ()),
         tenant=exchange.tenant,
         session=exchange.session_id,
