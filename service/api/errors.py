@@ -11,19 +11,23 @@ from service.errors import (
     EngineUnavailable,
     InvalidRequest,
     ModelNotFound,
+    ObjectNotFound,
     QueueFull,
     RequestError,
     SmolserveError,
+    StorageError,
 )
 
 _STATUS: dict[type[SmolserveError], int] = {
     InvalidRequest: 400,
     AuthenticationError: 401,
     ModelNotFound: 404,
+    ObjectNotFound: 404,
     BodyTooLarge: 413,
     QueueFull: 429,
     RequestError: 400,
     EngineUnavailable: 503,
+    StorageError: 507,
     SmolserveError: 500,
 }
 _TYPES = {401: "authentication_error", 429: "rate_limit_error"}
