@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from structlog.typing import FilteringBoundLogger
 
+from service.api import chat, routes
 from service.api.chat import ChatCompletions
 from service.api.config import ApiConfig
 from service.api.drain import Drain
@@ -20,9 +21,13 @@ from service.api.errors import status_response
 from service.api.generator import Generator
 from service.api.keys import ApiKeys
 from service.api.middleware import ApiKeyMiddleware, ExchangeMiddleware
+from service.api.openapi import openapi_routes
 from service.api.routes import health_routes, metrics_routes, model_routes
 from service.api.served_model import ServedModel
 from service.telemetry.metrics import Metrics
+
+OPERATIONS = (*chat.OPERATIONS, *routes.OPERATIONS)
+"""All that there is to describe; a route that is not among them fails a test."""
 
 _EXPOSED_HEADERS = ("x-request-id", "x-session-id", "openai-processing-ms", "retry-after")
 
@@ -45,7 +50,7 @@ def build_application(
         middleware.insert(0, _allow_origins(config.cors_origins))
     app = FastAPI(
         title="smolserve",
-        openapi_url=None,  # the contract is OpenAI's, and their SDKs are its documentation
+        openapi_url=None,  # `openapi_routes` knows of routes that are not FastAPI's, and of errors
         redirect_slashes=False,  # an unknown route is a 404, not a way to one
         middleware=middleware,
         exception_handlers={HTTPException: _refuse},
@@ -56,6 +61,7 @@ def build_application(
     app.include_router(model_routes(model, engine))
     app.include_router(health_routes(engine, drain))
     app.include_router(metrics_routes(metrics.registry))
+    app.router.routes += openapi_routes(OPERATIONS, needs_key=bool(config.api_keys))
     return app
 
 
@@ -63,7 +69,7 @@ def _allow_origins(origins: Sequence[str]) -> Middleware:
     return Middleware(
         CORSMiddleware,
         allow_origins=origins,
-        allow_methods=["GET", "POST"],
+        allow_methods=["GET", "POST", "DELETE"],
         allow_headers=["*"],
         expose_headers=_EXPOSED_HEADERS,
     )

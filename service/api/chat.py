@@ -6,6 +6,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from service.api.answers import ChatCompletion, ChatCompletionChunk
 from service.api.attendance import attend
 from service.api.body import read_body
 from service.api.config import ApiConfig
@@ -14,6 +15,7 @@ from service.api.errors import internal_error, render_error
 from service.api.event_stream import EventStream
 from service.api.exchange import Exchange, mint
 from service.api.generator import Generator, ending
+from service.api.operation import EVENT_STREAM, GENERATING, Answer, Operation
 from service.api.presentation import (
     DONE,
     ChunkEncoder,
@@ -29,6 +31,20 @@ from service.api.validation import parse_body
 from service.chat.parser import OutputParser
 from service.errors import SmolserveError
 from service.runtime.stream import OutputStream
+
+OPERATIONS = (
+    Operation(
+        method="post",
+        path="/v1/chat/completions",
+        summary="An answer to a conversation, at once or as events",
+        body=ChatCompletionRequest,
+        answers=(
+            Answer(schema=ChatCompletion),
+            Answer(schema=ChatCompletionChunk, media_type=EVENT_STREAM),
+        ),
+        errors=GENERATING,
+    ),
+)
 
 
 class ChatCompletions:
