@@ -1,0 +1,1 @@
+"""What a request wants its answer to look like, as a grammar that llguidance runs."""
