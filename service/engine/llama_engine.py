@@ -111,9 +111,8 @@ class LlamaEngine:
             case Save(class_index, slot, snapshot_id):
                 self._snapshots[snapshot_id] = self._contexts[class_index].save(slot)
             case Restore(class_index, slot, snapshot_id, num_tokens):
-                context = self._contexts[class_index]
-                context.restore(slot, self._snapshots[snapshot_id])
-                context.truncate(slot, num_tokens)
+                parts = (self._snapshots[snapshot_id],)
+                self._contexts[class_index].restore(slot, parts, num_tokens)
             case Drop(snapshot_id):
                 del self._snapshots[snapshot_id]
 

@@ -1,6 +1,7 @@
 """A context: one size class of slots over a model, each with KV cells of its own."""
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import llama_cpp
@@ -106,19 +107,23 @@ class LlamaContext:
         self._magic = int.from_bytes(state[:4].tobytes(), "little")
         return canonical(state, slot=slot)
 
-    def restore(self, slot: int, snapshot: Snapshot) -> None:
-        """Make a slot's state that of `snapshot`, which any context of the model may have saved."""
+    def restore(self, slot: int, parts: Sequence[Snapshot], num_tokens: int) -> None:
+        """Make a slot's state the first `num_tokens` tokens of `parts`.
+
+        They follow each other from token 0 on, and any context of the model may have saved them.
+        """
         self.truncate(slot, 0)
-        if snapshot.num_tokens == 0:
+        if num_tokens == 0:
             return
-        size = state_size(snapshot, num_streams=self.num_slots)
+        size = state_size(parts, num_tokens, num_streams=self.num_slots)
         if self._restore_buffer.nbytes < size:
             self._restore_buffer = np.empty(size, np.uint8)
         buffer = self._restore_buffer
-        write_state(snapshot, magic=self._state_magic(), num_streams=self.num_slots, out=buffer)
+        magic = self._state_magic()
+        write_state(parts, num_tokens, magic=magic, num_streams=self.num_slots, out=buffer)
         seq_id = llama_cpp.llama_seq_id(slot)
         if not llama_cpp.llama_state_seq_set_data(self._handle, _pointer(buffer), size, seq_id):
-            raise LlamaError(f"a snapshot of {snapshot.num_tokens} tokens does not fit slot {slot}")
+            raise LlamaError(f"a state of {num_tokens} tokens does not fit slot {slot}")
 
     def _state_magic(self) -> int:
         if self._magic is None:

@@ -118,7 +118,7 @@ def test_other_conversations_in_the_context_change_nothing(tiny_f32, expected):
 def test_sequence_restored_into_another_slot_agrees(tiny_f32, expected):
     with opened(tiny_f32, exact=True) as context:
         feed(context, TOKENS[:64], slot=0)
-        context.restore(3, context.save(0))
+        context.restore(3, [context.save(0)], 64)
         decoded = feed_each(context, TOKENS[64:], slot=3, start=64)
     assert distance(decoded, expected[64:]) < EXACT
 
@@ -128,8 +128,7 @@ def test_sequence_restored_into_another_context_and_truncated_agrees(tiny_f32, e
         feed(context, TOKENS[:80], slot=2)
         snapshot = context.save(2)
     with opened(tiny_f32, exact=True, num_slots=1, slot_len=1024) as context:
-        context.restore(0, snapshot)
-        context.truncate(0, 48)
+        context.restore(0, [snapshot], 48)
         decoded = feed_each(context, TOKENS[48:], start=48)
     assert distance(decoded, expected[48:]) < EXACT
 

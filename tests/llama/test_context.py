@@ -54,23 +54,22 @@ def _empty_slots(many, one):
 
 def test_snapshot_continues_bit_for_bit_in_a_context_of_another_shape(many, one, tokens):
     compute(many, 2, tokens)
-    one.restore(0, many.save(2))
+    one.restore(0, [many.save(2)], len(tokens))
     assert one.num_computed(0) == len(tokens)
     assert np.array_equal(compute(one, 0, [5], len(tokens)), compute(many, 2, [5], len(tokens)))
 
 
 def test_snapshot_that_went_through_a_smaller_context_and_back_is_unchanged(many, one, tokens):
     compute(one, 0, tokens)
-    many.restore(3, one.save(0))
+    many.restore(3, [one.save(0)], len(tokens))
     expected = compute(one, 0, [5], len(tokens))
-    one.restore(0, many.save(3))
+    one.restore(0, [many.save(3)], len(tokens))
     assert np.array_equal(compute(one, 0, [5], len(tokens)), expected)
 
 
-def test_truncated_snapshot_continues_as_a_truncated_slot(many, one, tokens):
+def test_cropped_snapshot_continues_as_a_truncated_slot(many, one, tokens):
     compute(many, 0, tokens)
-    one.restore(0, many.save(0))
-    one.truncate(0, 20)
+    one.restore(0, [many.save(0)], 20)
     many.truncate(0, 20)
     assert np.array_equal(compute(one, 0, [7], 20), compute(many, 0, [7], 20))
 
@@ -79,7 +78,7 @@ def test_restored_slot_holds_nothing_of_what_was_there(many, one, tokens):
     compute(many, 0, tokens[:30])
     snapshot = many.save(0)
     compute(one, 0, tokens[40:])
-    one.restore(0, snapshot)
+    one.restore(0, [snapshot], 30)
     assert one.num_computed(0) == 30
     assert np.array_equal(compute(one, 0, [7], 30), compute(many, 0, [7], 30))
 
@@ -94,7 +93,7 @@ def test_neighbours_do_not_change_a_slots_logits_beyond_rounding(many, tokens):
 
 def test_empty_slot_saves_and_restores_as_empty(many, one, tokens):
     compute(one, 0, tokens[:10])
-    one.restore(0, many.save(1))
+    one.restore(0, [many.save(1)], 0)
     assert one.num_computed(0) == 0
 
 
