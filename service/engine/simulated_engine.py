@@ -23,6 +23,7 @@ from service.core.plan import (
     Truncate,
     make_tokens,
 )
+from service.core.sampling import TokenLogprobs
 from service.engine.config import SimulatedModel
 from service.kvcache.size_class import SizeClass
 
@@ -74,13 +75,14 @@ class SimulatedEngine:
         for operation in plan.operations:
             self._operate(operation)
         tokens: list[int] = []
+        logprobs: dict[int, TokenLogprobs] = {}
         num_rows = 0
         for context in plan.contexts:
-            num_rows += self._compute(context, tokens)
+            num_rows += self._compute(context, tokens, logprobs)
         seconds = self._model.step_seconds + num_rows * self._model.row_seconds
         if seconds:
             self._sleep(seconds)
-        return StepResult(tokens, seconds)
+        return StepResult(tokens, seconds, logprobs)
 
     def close(self) -> None:
         self._slots.clear()
@@ -100,7 +102,9 @@ class SimulatedEngine:
             case Drop(snapshot_id):
                 del self._snapshots[snapshot_id]
 
-    def _compute(self, context: ContextPlan, drawn: list[int]) -> int:
+    def _compute(
+        self, context: ContextPlan, drawn: list[int], logprobs: dict[int, TokenLogprobs]
+    ) -> int:
         slots = self._slots[context.class_index]
         slot_len = self._classes[context.class_index].slot_len
         num_rows = len(context.fillers)
@@ -118,6 +122,10 @@ class SimulatedEngine:
                 token = next_token(held, self._model.num_vocab)
                 if token in self.eog_tokens and chunk.draw.params.ignore_eos:
                     token += 1
+                if chunk.draw.num_logprobs is not None:
+                    # It could have been no other token.
+                    certain = [(token, 0.0)][: chunk.draw.num_logprobs]
+                    logprobs[len(drawn)] = TokenLogprobs(0.0, certain)
                 drawn.append(token)
         return num_rows
 

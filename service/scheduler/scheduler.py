@@ -10,6 +10,7 @@ add, abort ──> waiting ──admit──> running ──apply──> outputs
 from service.core.messages import SequenceOutput, Submit
 from service.core.plan import Chunk, ContextPlan, Filler, Plan, StepResult
 from service.core.request import FinishReason
+from service.core.sampling import TokenLogprobs
 from service.kvcache.allocator import SlotAllocator
 from service.kvcache.prefix import common_prefix_len
 from service.scheduler.config import SchedulerConfig
@@ -89,11 +90,12 @@ class Scheduler:
         """Take in what the planned step computed and drew; what it gave each sequence."""
         self._observe_pace(result.decode_seconds)
         outputs: list[SequenceOutput] = []
-        tokens = iter(result.tokens)
+        draws = enumerate(result.tokens)
         for sequence, chunk in zip(self._planned, self._plan.chunks(), strict=True):
             sequence.advance(chunk.end)
             if chunk.draw is not None:
-                outputs.append(self._extend(sequence, next(tokens)))
+                index, token = next(draws)
+                outputs.append(self._extend(sequence, token, result.logprobs.get(index)))
             elif not sequence.is_reported:
                 outputs.append(_started(sequence))
             sequence.is_reported = True
@@ -109,7 +111,9 @@ class Scheduler:
         if num_decode or num_prompt:
             self._pace.observe(num_decode=num_decode, num_prompt=num_prompt, seconds=seconds)
 
-    def _extend(self, sequence: Sequence, token: int) -> SequenceOutput:
+    def _extend(
+        self, sequence: Sequence, token: int, measured: TokenLogprobs | None
+    ) -> SequenceOutput:
         added: list[int] = []
         reason: FinishReason | None = None
         if token in self._eog_tokens:
@@ -121,7 +125,8 @@ class Scheduler:
         if reason is not None:
             del self._running[sequence.id]
             self._release(sequence)
-        return SequenceOutput(sequence.id, added, reason, sequence.num_cached)
+        logprobs = None if measured is None else [measured, *[None] * len(added)][: len(added)]
+        return SequenceOutput(sequence.id, added, reason, sequence.num_cached, logprobs)
 
     def _release(self, sequence: Sequence) -> None:
         assert sequence.slot is not None

@@ -1,3 +1,5 @@
+import msgspec
+
 from service.core.request import ThinkingBudget
 from service.scheduler.config import SchedulerConfig
 from service.scheduler.scheduler import MIN_SHARED
@@ -209,6 +211,24 @@ def test_closing_a_thought_keeps_within_max_tokens():
     bench.run()
     assert len(bench.outcomes[1].tokens) == 4
     assert bench.outcomes[1].finish_reason == "length"
+
+
+def test_logprobs_go_with_drawn_tokens_of_who_asked():
+    bench = Bench("4x256")
+    budget = ThinkingBudget(max_tokens=2, end_token=77, closing_tokens=(70, 77))
+    asking = submit(1, prompt(4), max_tokens=6, thinking=budget)
+    bench.add(msgspec.structs.replace(asking, num_logprobs=1))
+    bench.add(submit(2, prompt(4, 2000), max_tokens=6))
+    pairs = []
+    while bench.scheduler.has_work:
+        for output in bench.step():
+            if output.sequence_id == 1 and output.token_ids:
+                pairs += zip(output.token_ids, output.logprobs, strict=True)
+            else:
+                assert output.logprobs is None
+    assert [token for token, _ in pairs] == bench.outcomes[1].tokens
+    assert [token for token, logprobs in pairs if logprobs is None] == [70, 77]
+    assert all(logprobs.top == [(token, 0.0)] for token, logprobs in pairs if logprobs is not None)
 
 
 def shared_prompts(count: int, shared: int = 150) -> list[list[int]]:
