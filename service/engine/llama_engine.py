@@ -19,7 +19,9 @@ from service.core.plan import (
     StepResult,
     Truncate,
 )
+from service.core.sampling import TokenLogprobs
 from service.engine.config import EngineConfig
+from service.engine.logprobs import KeptLogits
 from service.engine.sampling import draw_tokens
 from service.engine.warm_up import check_snapshots, warm_up
 from service.kvcache.size_class import SizeClass, parse_size_classes
@@ -77,6 +79,7 @@ class LlamaEngine:
         for operation in plan.operations:
             self._operate(operation)
         tokens: list[int] = []
+        logprobs: dict[int, TokenLogprobs] = {}
         seconds = 0.0
         for context_plan in plan.contexts:
             context = self._contexts[context_plan.class_index]
@@ -90,8 +93,12 @@ class LlamaEngine:
             for filler in context_plan.fillers:
                 context.truncate(filler.slot, filler.position)
             if draws:
-                tokens += draw_tokens(logits, draws, positions, self._eog)
-        return StepResult(tokens, seconds)
+                kept = KeptLogits(logits, draws)
+                drawn = draw_tokens(logits, draws, positions, self._eog)
+                for row, measured in kept.measure(drawn).items():
+                    logprobs[len(tokens) + row] = measured
+                tokens += drawn
+        return StepResult(tokens, seconds, logprobs)
 
     def close(self) -> None:
         for context in self._contexts:
