@@ -85,6 +85,7 @@ def _submit(sequence_id: int) -> Submit:
         max_tokens=None,
         tenant="",
         session=None,
+        share="",
         thinking=None,
     )
 

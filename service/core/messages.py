@@ -18,6 +18,9 @@ class Submit(msgspec.Struct, frozen=True, kw_only=True, tag="submit"):
     max_tokens: int | None
     tenant: str
     session: str | None
+    """With `tenant` the key of a conversation; one worker serves one model."""
+    share: str
+    """The label that computed tokens are shared under: the tenant, unless all tenants share."""
     thinking: ThinkingBudget | None
     num_public: int = 0
     """Leading prompt tokens that the operator lets all tenants share."""
@@ -35,11 +38,22 @@ class Abort(msgspec.Struct, frozen=True, kw_only=True, tag="abort"):
     sequence_id: int
 
 
+class Forget(msgspec.Struct, frozen=True, kw_only=True, tag="forget"):
+    """Free what a session computed, in every tier; answered with `Forgotten`, in order.
+
+    A request of it that still runs is left alone, and what it leaves is freed as well. A later
+    request of that name is a new session.
+    """
+
+    tenant: str
+    session: str
+
+
 class Shutdown(msgspec.Struct, frozen=True, kw_only=True, tag="shutdown"):
     """End the worker now."""
 
 
-Command = Submit | Abort | Shutdown
+Command = Submit | Abort | Forget | Shutdown
 
 
 class SequenceOutput(msgspec.Struct, frozen=True, array_like=True):
@@ -66,6 +80,36 @@ class ClassStats(msgspec.Struct, frozen=True, array_like=True):
     num_cached_tokens: int
 
 
+class CacheStats(msgspec.Struct, frozen=True, array_like=True):
+    """What the worker's cache did and holds; counters count from the worker's start.
+
+    Sources are slot, shared, session, host and disk; tiers are slot, host and disk.
+    """
+
+    hits: dict[str, int]
+    """Admissions that found tokens, by the source of their longest prefix."""
+    hit_tokens: dict[str, int]
+    """Prompt tokens that were not computed, by source."""
+    evictions: dict[str, int]
+    """Segments that gave way, by the tier they left."""
+    bytes: dict[str, int]
+    """Held now, by tier."""
+    segments: dict[str, int]
+    """Held now, by tier."""
+    saves: int = 0
+    """Slots copied to host memory."""
+    restores: int = 0
+    """Copies put back into slots."""
+    save_seconds: float = 0.0
+    restore_seconds: float = 0.0
+    disk_reads: int = 0
+    disk_writes: int = 0
+    disk_read_seconds: float = 0.0
+    disk_write_seconds: float = 0.0
+    disk_errors: int = 0
+    """Files that could not be written, or not be used."""
+
+
 class StepStats(msgspec.Struct, frozen=True, array_like=True):
     """The worker's state after a step; counters count from the worker's start."""
 
@@ -86,6 +130,8 @@ class StepStats(msgspec.Struct, frozen=True, array_like=True):
     num_snapshots: int
     """Runs of computed tokens kept in host memory."""
     snapshot_bytes: int
+    cache: CacheStats | None = None
+    """None where nothing of it changed since the last report."""
 
 
 class DeviceMemory(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,6 +156,17 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     """Whether computed tokens can be moved between slots; if not, they are computed again."""
     gpus: tuple[DeviceMemory, ...] = ()
     """Those that the worker uses, after its first batch."""
+    sessions: tuple[tuple[str, str, int], ...] = ()
+    """(tenant, session, tokens) of those that it found on disk, least recently used first."""
+
+
+class Forgotten(msgspec.Struct, frozen=True, kw_only=True, tag="forgotten"):
+    """A session's tokens are freed, in every tier that this worker has."""
+
+    tenant: str
+    session: str
+    num_tokens: int
+    """Computed tokens that were freed; those that others share stay."""
 
 
 class StepReport(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
@@ -126,4 +183,4 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
     code: str
 
 
-Report = Ready | StepReport | Failed
+Report = Ready | StepReport | Forgotten | Failed

@@ -42,10 +42,9 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     stop: tuple[str, ...] = ()
     """Stop strings; matched in the API process, where text exists."""
     tenant: str = ""
-    """Cached tokens are shared within a tenant only."""
+    """Whose request it is; sessions are told apart by it."""
     session: str | None = None
-    num_public: int = 0
-    """Leading prompt tokens that the operator lets all tenants share."""
+    """The conversation it belongs to; with tenant and model, the conversation's whole key."""
     priority: int = 0
     """Lower is served first; 0 is usual."""
     num_logprobs: int | None = None

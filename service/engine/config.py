@@ -44,7 +44,13 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     extra_buffers: bool = True
     """Whether llama.cpp may repack weights (AMX and the like); off in safe mode."""
     host_cache_bytes: int = 1 << 30
-    """Budget for snapshots of slots in host memory."""
+    """Budget for computed tokens in host memory."""
+    disk_cache_bytes: int = 0
+    """Budget for computed tokens on disk; 0 keeps none there."""
+    disk_cache_dir: str = ""
+    """The worker's own folder for them."""
+    cache_ttl_seconds: float = 86400.0
+    """How long computed tokens that nobody uses are kept, in host memory and on disk."""
     simulate: SimulatedModel | None = None
     scheduler: SchedulerConfig = SchedulerConfig()
 

@@ -16,6 +16,8 @@ from service.core.messages import (
     ClassStats,
     Command,
     Failed,
+    Forget,
+    Forgotten,
     Report,
     SequenceOutput,
     Shutdown,
@@ -114,6 +116,8 @@ class Worker:
                 self._scheduler.add(command)
             case Abort(sequence_id=sequence_id):
                 self._scheduler.abort(sequence_id)
+            case Forget(tenant=tenant, session=session):
+                self._channel.send(Forgotten(tenant=tenant, session=session, num_tokens=0))
             case Shutdown():
                 self._is_running = False
 

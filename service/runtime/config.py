@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from service.engine.config import EngineConfig
+from service.runtime.sessions import DEFAULT_MAX_SESSIONS, DEFAULT_TTL_SECONDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,5 +16,7 @@ class PoolConfig:
     """Requests beyond the slots of all workers that may wait; one more is refused."""
     watchdog_seconds: float = 30.0
     """A worker that has work and says nothing for so long is killed."""
+    max_sessions: int = DEFAULT_MAX_SESSIONS
+    session_ttl_seconds: float = DEFAULT_TTL_SECONDS
     gpus: tuple[int, ...] = ()
     """Device numbers, one a worker; empty leaves the choice to llama.cpp."""

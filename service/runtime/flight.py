@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from service.core.messages import Submit
 from service.core.plan import Tokens, make_tokens
 from service.core.request import GenerationRequest
+from service.runtime.sessions import Session
 from service.runtime.stream import OutputStream
 
 PROOF_TOKENS = 2
@@ -20,6 +21,11 @@ class Flight:
     request: GenerationRequest
     stream: OutputStream
     submitted: float
+    share: str
+    """The label that its tokens are shared under."""
+    num_public: int = 0
+    """Leading prompt tokens that all tenants share."""
+    session: Session | None = None
     first_token: float = 0.0
     last_token: float = 0.0
     worker: int | None = None
@@ -62,7 +68,8 @@ class Flight:
             max_tokens=request.max_tokens,
             tenant=request.tenant,
             session=request.session,
-            num_public=request.num_public,
+            share=self.share,
+            num_public=self.num_public,
             priority=request.priority,
             num_logprobs=request.num_logprobs,
             constraint=request.constraint,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from service.core.messages import Forget
 from service.runtime.flight import Flight
 from service.runtime.router import BLOCK, PrefixMemory, choose_worker, name_blocks
 from service.runtime.supervisor import Supervisor
@@ -32,9 +33,15 @@ class Placement:
     """
 
     def __init__(
-        self, supervisors: Sequence[Supervisor], metrics: Metrics, *, num_cells: int
+        self,
+        supervisors: Sequence[Supervisor],
+        metrics: Metrics,
+        *,
+        num_slots: int,
+        num_cells: int,
     ) -> None:
-        """`num_cells` is how many tokens the slots of one worker hold."""
+        """`num_slots` is how many one worker has, and `num_cells` how many tokens they hold."""
+        self._num_slots = num_slots
         self._supervisors = supervisors
         self._metrics = metrics
         self._memories = [PrefixMemory(2 * num_cells // BLOCK) for _ in supervisors]
@@ -91,11 +98,15 @@ class Placement:
             self._send(self._waiting.pop(next(iter(self._waiting))), takers)
 
     def _send(self, flight: Flight, takers: list[Supervisor]) -> None:
-        names = name_blocks(flight.request.tenant, flight.prompt)
+        session = flight.session
+        names = name_blocks(flight.share, flight.prompt)
+        home = None if session is None else session.worker
         chosen = choose_worker(
             names,
             [self._memories[taker.number] for taker in takers],
             [taker.load for taker in takers],
+            num_slots=self._num_slots,
+            home=next((n for n, taker in enumerate(takers) if taker.number == home), None),
         )
         taker = takers[chosen]
         self._memories[taker.number].add(names)
@@ -111,6 +122,10 @@ class Placement:
                 num_deaths=flight.num_deaths,
             )
         taker.send(flight.enter(taker.number))
+        if session is not None:
+            session.worker = taker.number
+            if session.is_removed:  # while this waited; what it leaves is freed as well
+                taker.send(Forget(tenant=session.tenant, session=session.id))
 
 
 def _rank(flight: Flight) -> tuple[bool, bool, int]:

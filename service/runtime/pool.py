@@ -5,11 +5,12 @@ import itertools
 import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 import structlog
 
-from service.core.messages import Abort, Ready, SequenceOutput, StepReport
+from service.core.messages import Abort, Forget, Forgotten, Ready, SequenceOutput, StepReport
 from service.core.request import GenerationRequest
 from service.engine.config import EngineConfig
 from service.errors import EngineUnavailable, QueueFull, WorkerDied
@@ -17,7 +18,10 @@ from service.kvcache.size_class import parse_size_classes
 from service.runtime.blame import Death, convict
 from service.runtime.config import PoolConfig
 from service.runtime.flight import Flight
+from service.runtime.forgetting import Forgetting
 from service.runtime.placement import Placement
+from service.runtime.sessions import SessionRegistry
+from service.runtime.sharing import Sharing
 from service.runtime.stream import OutputStream
 from service.runtime.supervisor import Supervisor
 from service.telemetry.metrics import Metrics
@@ -40,16 +44,24 @@ class EnginePool:
         token_bytes: Callable[[int], bytes],
         metrics: Metrics,
         *,
+        sharing: Sharing | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`token_bytes` renders a token of the model that the workers run.
 
-        `clock` is not the event loop's, which stands still between wake-ups.
+        `sharing` is within tenants by default. `clock` is not the event loop's, which stands still
+        between wake-ups.
         """
         self._clock = clock
         self._config = config
         self._token_bytes = token_bytes
         self._metrics = metrics
+        self._sharing = sharing or Sharing()
+        self.sessions = SessionRegistry(
+            max_sessions=config.max_sessions, ttl_seconds=config.session_ttl_seconds
+        )
+        metrics.count_sessions(lambda: len(self.sessions))
+        self._forgetting = Forgetting()
         self._classes = parse_size_classes(config.engine.contexts)
         self.max_context_len = self._classes[-1].slot_len
         self.ready: dict[int, Ready] = {}
@@ -66,7 +78,9 @@ class EnginePool:
             )
             for number in workers
         ]
-        self._placement = Placement(self._supervisors, metrics, num_cells=num_cells)
+        self._placement = Placement(
+            self._supervisors, metrics, num_slots=self._num_slots, num_cells=num_cells
+        )
         self._flights: dict[int, Flight] = {}
         self._ids = itertools.count(1)
         self._mean_seconds = 1.0
@@ -90,6 +104,10 @@ class EnginePool:
         await asyncio.gather(*(supervisor.stop() for supervisor in self._supervisors))
         for flight in list(self._flights.values()):
             self._fail(flight, WorkerDied("the service is shutting down"))
+        for supervisor in self._supervisors:
+            self._forgetting.lose(
+                supervisor.number, EngineUnavailable("the service is shutting down")
+            )
 
     @property
     def is_ready(self) -> bool:
@@ -121,8 +139,15 @@ class EnginePool:
             on_abort=lambda _stream: self._abort(sequence_id),
         )
         flight = Flight(
-            sequence_id=sequence_id, request=request, stream=stream, submitted=self._clock()
+            sequence_id=sequence_id,
+            request=request,
+            stream=stream,
+            submitted=self._clock(),
+            share=self._sharing.label(request.tenant),
+            num_public=self._sharing.count_public(request.prompt),
         )
+        if request.session is not None:
+            flight.session = self.sessions.begin(request.tenant, request.session)
         self._flights[sequence_id] = flight
         self._metrics.request_admitted()
         self._placement.add(flight)
@@ -141,6 +166,28 @@ class EnginePool:
                 retry_after_seconds=self._estimate_wait(),
             )
 
+    async def forget_session(self, tenant: str, session: str) -> int | None:
+        """Free what a session computed, in every worker that has some of it.
+
+        The number of tokens freed; None if nothing was known of it. Its running requests go on, and
+        leave nothing. Raises EngineUnavailable when a worker cannot say that it has forgotten.
+        """
+        for supervisor in self._supervisors:
+            if self._has_disk and not supervisor.is_ready:
+                raise EngineUnavailable("a worker is restarting, and its disk may have the session")
+        is_known = self.sessions.remove(tenant, session) is not None
+        answers: list[asyncio.Future[int]] = []
+        for supervisor in self._supervisors:
+            if supervisor.is_ready:
+                supervisor.send(Forget(tenant=tenant, session=session))
+                answers.append(self._forgetting.expect(supervisor.number, tenant, session))
+        try:
+            async with asyncio.timeout(self._config.watchdog_seconds):
+                num_tokens = sum(await asyncio.gather(*answers))
+        except TimeoutError:
+            raise EngineUnavailable("a worker is busy and has not answered yet") from None
+        return num_tokens if is_known or num_tokens else None
+
     def worker_ready(self, worker: int, pid: int, ready: Ready) -> None:
         self.ready[worker] = ready
         if not ready.can_copy:
@@ -153,6 +200,8 @@ class EnginePool:
         self._metrics.worker_started(worker, pid)
         classes = [(size.num_slots, size.slot_len) for size in self._classes]
         self._metrics.observe_ready(worker, ready, classes)
+        for tenant, session, num_tokens in ready.sessions:
+            self.sessions.learn(tenant, session, worker=worker, num_tokens=num_tokens)
         self._placement.fill()
 
     def worker_reported(self, worker: int, report: StepReport) -> None:
@@ -164,6 +213,9 @@ class EnginePool:
         self._placement.note_report(worker)
         self._placement.fill()
 
+    def worker_forgot(self, worker: int, answer: Forgotten) -> None:
+        self._forgetting.answer(worker, answer)
+
     def worker_hung(self, worker: int) -> None:
         self._metrics.worker_hung(worker)
 
@@ -173,6 +225,8 @@ class EnginePool:
         lost = [flight for flight in self._flights.values() if flight.worker == worker]
         guilty = convict(lost, death)
         self._placement.add_lost(worker, lost)
+        is_on_disk = EngineUnavailable("a worker died, and its disk may have the session")
+        self._forgetting.lose(worker, is_on_disk if self._has_disk else None)
         for flight in guilty:
             self._quarantine(flight, death)
         if all(one.num_failed_starts >= MAX_FAILED_STARTS for one in self._supervisors):
@@ -268,9 +322,21 @@ class EnginePool:
     def _remove(self, flight: Flight) -> None:
         del self._flights[flight.sequence_id]
         self._placement.remove(flight)
+        if flight.session is not None:
+            has_begun = flight.stream.stage != "queued"
+            self.sessions.end(flight.session, num_tokens=len(flight.prompt) if has_begun else None)
+
+    @property
+    def _has_disk(self) -> bool:
+        return self._config.engine.disk_cache_bytes > 0
 
 
 def _engine_of(config: PoolConfig, worker: int) -> EngineConfig:
-    if not config.gpus:
-        return config.engine
-    return msgspec.structs.replace(config.engine, gpu=config.gpus[worker % len(config.gpus)])
+    engine = config.engine
+    if engine.disk_cache_bytes:
+        folder = str(Path(engine.disk_cache_dir) / f"worker-{worker}")
+        engine = msgspec.structs.replace(engine, disk_cache_dir=folder)
+    if config.gpus:
+        gpu = config.gpus[worker % len(config.gpus)]
+        engine = msgspec.structs.replace(engine, gpu=gpu)
+    return engine

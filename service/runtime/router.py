@@ -1,8 +1,9 @@
-"""Which worker gets a request: the one with most of its prompt cached, then the least loaded.
+"""Which worker gets a request: its session's, or with most of its prompt cached, or least loaded.
 
 The API process does not know the workers' caches; it remembers what it sent them. A prompt is cut
 into blocks of tokens, each named by a hash of itself and everything before it, so a worker that got
-the first k blocks of a prompt before can be found without comparing tokens.
+the first k blocks of a prompt before can be found without comparing tokens. What a worker answered
+is not remembered: the next turn is found by its session, or by the prompt that it begins with.
 """
 
 from collections import OrderedDict
@@ -39,18 +40,33 @@ class PrefixMemory:
         self._names.clear()
 
 
-def name_blocks(tenant: str, prompt: list[int]) -> list[int]:
-    """Names of the whole blocks of a prompt; equal names mean equal prefixes of one tenant."""
+def name_blocks(share: str, prompt: list[int]) -> list[int]:
+    """Names of the whole blocks of a prompt; equal names mean equal prefixes under one label."""
     names: list[int] = []
-    name = hash(tenant)
+    name = hash(share)
     for start in range(0, len(prompt) - BLOCK + 1, BLOCK):
         name = hash((name, tuple(prompt[start : start + BLOCK])))
         names.append(name)
     return names
 
 
-def choose_worker(names: list[int], memories: Sequence[PrefixMemory], loads: Sequence[int]) -> int:
-    """Index of the worker for a prompt; ties go to the first."""
+def choose_worker(
+    names: list[int],
+    memories: Sequence[PrefixMemory],
+    loads: Sequence[int],
+    *,
+    num_slots: int,
+    home: int | None = None,
+) -> int:
+    """Index of the worker for a prompt; ties go to the first. `home` is the session's.
+
+    A worker that has more requests than the least loaded one by more than its slots would let the
+    prompt wait for longer than most prompts take to compute: it is not chosen, whatever it has.
+    """
+    limit = min(loads) + num_slots
+    if home is not None and loads[home] <= limit:
+        return home
     return max(
-        range(len(memories)), key=lambda index: (memories[index].count(names), -loads[index])
+        (index for index, load in enumerate(loads) if load <= limit),
+        key=lambda index: (memories[index].count(names), -loads[index]),
     )

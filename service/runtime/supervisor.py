@@ -8,7 +8,16 @@ from typing import Protocol
 import msgspec
 import structlog
 
-from service.core.messages import Abort, Command, Failed, Ready, Report, StepReport, Submit
+from service.core.messages import (
+    Abort,
+    Command,
+    Failed,
+    Forgotten,
+    Ready,
+    Report,
+    StepReport,
+    Submit,
+)
 from service.engine.config import EngineConfig
 from service.errors import EngineError, EngineUnavailable
 from service.runtime.blame import Death
@@ -26,6 +35,7 @@ class WorkerEvents(Protocol):
 
     def worker_ready(self, worker: int, pid: int, ready: Ready) -> None: ...
     def worker_reported(self, worker: int, report: StepReport) -> None: ...
+    def worker_forgot(self, worker: int, answer: Forgotten) -> None: ...
     def worker_hung(self, worker: int) -> None: ...
     def worker_lost(self, worker: int, death: Death) -> None: ...
     def worker_restarting(self, worker: int) -> None: ...
@@ -181,6 +191,8 @@ class Supervisor:
                 self._watchdog.hear()
                 self._close([out.sequence_id for out in report.outputs if out.finish_reason])
                 self._events.worker_reported(self.number, report)
+            case Forgotten():
+                self._events.worker_forgot(self.number, report)
             case Failed():
                 self._last_words = report
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, get_args
 
 import psutil
-from prometheus_client import CollectorRegistry, Counter, Histogram, Metric
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -67,6 +67,9 @@ class Metrics:
         self._hangs = counter("watchdog_kills", "Workers killed for their silence", "worker")
         self._resubmissions = counter("resubmissions", "Requests sent again after a worker's death")
         self._quarantines = counter("quarantines", "Requests failed because workers died of them")
+        self._sessions = Gauge(
+            "smolserve_sessions", "Sessions that are remembered", registry=registry
+        )
         self._queue = seconds("queue_time", "Admission to first step", _TTFT)
         self._ttft = seconds("time_to_first_token", "Admission to first token", _TTFT)
         self._itl = seconds("inter_token_latency", "Gap between tokens", _ITL)
@@ -83,6 +86,10 @@ class Metrics:
             registry=registry,
             buckets=_BATCH,
         )
+
+    def count_sessions(self, count: Callable[[], int]) -> None:
+        """`count` is asked when Prometheus asks."""
+        self._sessions.set_function(count)
 
     def request_admitted(self) -> None:
         self._requests.inc()

@@ -8,7 +8,9 @@ from service.runtime.stream import OutputStream
 def flight(sequence_id: int, **state) -> Flight:
     request = GenerationRequest(request_id="r", prompt=[1], sampling=SamplingParams())
     stream = OutputStream(request, token_bytes=lambda _: b"", on_abort=lambda _: None)
-    return Flight(sequence_id=sequence_id, request=request, stream=stream, submitted=0.0, **state)
+    return Flight(
+        sequence_id=sequence_id, request=request, stream=stream, submitted=0.0, share="", **state
+    )
 
 
 def death(*running: int, is_outside: bool = False) -> Death:

@@ -18,12 +18,12 @@ def test_worker_that_had_most_of_the_prompt_gets_it():
     little, most = PrefixMemory(100), PrefixMemory(100)
     little.add(names[:1])
     most.add(names[:2])
-    assert choose_worker(names, [little, most], loads=[0, 9]) == 1
+    assert choose_worker(names, [little, most], loads=[0, 3], num_slots=4) == 1
 
 
 def test_least_loaded_worker_gets_a_new_prompt():
     names = name_blocks("", list(range(BLOCK)))
-    assert choose_worker(names, [PrefixMemory(9), PrefixMemory(9)], loads=[2, 1]) == 1
+    assert choose_worker(names, [PrefixMemory(9), PrefixMemory(9)], loads=[2, 1], num_slots=4) == 1
 
 
 def test_oldest_blocks_are_forgotten_first():

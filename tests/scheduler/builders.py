@@ -34,6 +34,7 @@ def submit(
         max_tokens=max_tokens,
         tenant=tenant,
         session=None,
+        share=tenant,
         thinking=thinking,
     )
 
