@@ -12,7 +12,7 @@ that is malformed before its name is known is content, tags included.
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Protocol
 
@@ -28,9 +28,11 @@ class ReasoningText:
 
 @dataclass(frozen=True, slots=True)
 class ContentText:
-    """A stretch of answer; never empty."""
+    """A stretch of answer, as it stands in the text that was fed; never empty."""
 
     text: str
+    start: int = field(default=0, compare=False)
+    """Where in all that was fed it begins; stretches come in order and do not overlap."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +84,13 @@ class PlainParser:
     num_reasoning_tokens = 0
     calls_complete = False
 
+    def __init__(self) -> None:
+        self._num_fed = 0
+
     def feed(self, text: str, num_tokens: int) -> list[Parsed]:  # noqa: ARG002 - the protocol's
-        return [ContentText(text)] if text else []
+        start = self._num_fed
+        self._num_fed += len(text)
+        return [ContentText(text, start)] if text else []
 
     def finish(self) -> list[Parsed]:
         return []
@@ -131,6 +138,7 @@ class TaggedParser:
         elif tags.in_content:
             self._mode = _Mode.TEXT
         self._buffer = ""
+        self._num_fed = 0
         self._at_thought_start = True
         self._after_tag = False
         self._may_think = tags.thinking
@@ -151,6 +159,7 @@ class TaggedParser:
 
     def feed(self, text: str, num_tokens: int) -> list[Parsed]:
         self._buffer += text
+        self._num_fed += len(text)
         self._num_pending_tokens += num_tokens
         while self._step():
             pass
@@ -158,24 +167,24 @@ class TaggedParser:
         return self._take_out()
 
     def finish(self) -> list[Parsed]:
+        rest, self._buffer = self._buffer, ""
         match self._mode:
             case _Mode.START if not self._after_tag:
-                self._say(self._buffer)
-            case _Mode.START if self._buffer.strip():
-                self._say(self._buffer.lstrip("\n"))
+                self._say(rest)
+            case _Mode.START if rest.strip():
+                self._say(rest.lstrip("\n"))
             case _Mode.TEXT:
-                self._say(self._buffer)
+                self._say(rest)
             case _Mode.THOUGHT:
-                self._think(self._buffer.rstrip("\n"))
+                self._think(rest.rstrip("\n"))
             case _Mode.CODE:
-                self._argue(_escape(self._buffer))
+                self._argue(_escape(rest))
             case _Mode.CALL if not self._started:
                 self._say(CALL_TAG + self._scanner.raw)
             case _:
                 pass
         if self._mode is _Mode.THOUGHT:
             self.num_reasoning_tokens += self._num_pending_tokens
-        self._buffer = ""
         self._num_pending_tokens = 0
         return self._take_out()
 
@@ -251,8 +260,8 @@ class TaggedParser:
             self._broken = True
             self._mode = _Mode.TEXT
         else:
-            self._say(CALL_TAG)
             self._buffer = scanner.raw + self._buffer
+            self._say(CALL_TAG)
             self._mode = _Mode.TEXT
         return True
 
@@ -310,8 +319,10 @@ class TaggedParser:
             self._out.append(ToolCallArguments(self._num_calls - 1, text))
 
     def _say(self, text: str) -> None:
+        """Text that stands just before what the buffer holds."""
         if text:
-            self._out.append(ContentText(text))
+            start = self._num_fed - len(self._buffer) - len(text)
+            self._out.append(ContentText(text, start))
 
     def _think(self, text: str) -> None:
         if text:
@@ -352,14 +363,14 @@ def _escape(code: str) -> str:
 
 
 def _join(parsed: Iterable[Parsed]) -> Iterable[Parsed]:
-    """Neighbours of one kind become one."""
+    """Neighbours of one kind become one; stretches of content, where nothing is between them."""
     last: Parsed | None = None
     for item in parsed:
         match last, item:
             case ReasoningText(head), ReasoningText(tail):
                 last = ReasoningText(head + tail)
-            case ContentText(head), ContentText(tail):
-                last = ContentText(head + tail)
+            case ContentText(head, start), ContentText(tail, at) if start + len(head) == at:
+                last = ContentText(head + tail, start)
             case ToolCallArguments(index, head), ToolCallArguments(same, tail) if index == same:
                 last = ToolCallArguments(index, head + tail)
             case _:

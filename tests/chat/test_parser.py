@@ -257,6 +257,17 @@ def test_nothing_is_lost_of_text_without_calls(cut_text):
     assert parsed == [ContentText(text)] * bool(text)
 
 
+@given(cut_texts(), st.booleans())
+def test_content_says_where_in_the_text_it_stands(cut_text, in_thought):
+    text, chunks = cut_text
+    end = 0
+    for item in parse(chunks, code=True, in_thought=in_thought):
+        if isinstance(item, ContentText):
+            assert item.start >= end
+            end = item.start + len(item.text)
+            assert text[item.start : end] == item.text
+
+
 TEXTS = st.text(st.characters(exclude_characters="<", exclude_categories=["Cs"]), max_size=20)
 JSON_VALUES = st.recursive(
     st.none()
