@@ -21,6 +21,11 @@ class Detokenizer:
             return self._decoder.decode(self._token_bytes(tokens[0]))
         return self._decoder.decode(b"".join(map(self._token_bytes, tokens)))
 
+    @property
+    def num_pending(self) -> int:
+        """Bytes of a character that is not complete."""
+        return len(self._decoder.getstate()[0])
+
     def finish(self) -> str:
         """What an unfinished character at the end reads as."""
         return self._decoder.decode(b"", final=True)

@@ -255,7 +255,7 @@ class EnginePool:
         flight.take(output.token_ids)
         if output.token_ids:
             self._observe_tokens(flight, now)
-        stream.push(output.token_ids, output.finish_reason)
+        stream.push(output.token_ids, output.finish_reason, output.logprobs)
         if stream.stage == "done":
             self._finish(output, flight, now)
 

@@ -1,11 +1,13 @@
 """One request's output on its way from the engine to its reader."""
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Literal, Self
 
 from service.core.request import FinishReason, GenerationRequest
+from service.core.sampling import TokenLogprobs
 from service.errors import EngineError
 from service.runtime.detokenizer import Detokenizer
 from service.runtime.stop_matcher import StopMatcher
@@ -14,11 +16,24 @@ Stage = Literal["queued", "prefill", "decode", "done"]
 
 
 @dataclass(frozen=True, slots=True)
+class ScoredToken:
+    """A token of a request that asks for logprobs."""
+
+    id: int
+    end: int
+    """Where its share of the text ends, in UTF-8 bytes; the next token's share begins there."""
+    logprobs: TokenLogprobs | None
+    """None for a token that was not drawn."""
+
+
+@dataclass(frozen=True, slots=True)
 class TextDelta:
     """New text and the tokens behind it; text is empty at most in the last delta."""
 
     text: str
     token_ids: list[int]
+    scored: list[ScoredToken] = field(default_factory=list[ScoredToken])
+    """The same tokens, of a request that asks for logprobs; they may be ahead of the text."""
 
 
 class OutputStream:
@@ -47,6 +62,10 @@ class OutputStream:
         self._stops = StopMatcher(request.stop)
         self._text: list[str] = []
         self._tokens: list[int] = []
+        self._is_scored = request.num_logprobs is not None
+        self._scored: list[ScoredToken] = []
+        self._num_bytes = 0
+        """UTF-8 bytes of all text so far, that of a stop string included."""
         self._error: EngineError | None = None
         self._waiter: asyncio.Future[None] | None = None
 
@@ -56,8 +75,8 @@ class OutputStream:
     async def __anext__(self) -> TextDelta:
         while True:
             if self._text or (self._tokens and self.stage == "done"):
-                delta = TextDelta("".join(self._text), self._tokens)
-                self._text, self._tokens = [], []
+                delta = TextDelta("".join(self._text), self._tokens, self._scored)
+                self._text, self._tokens, self._scored = [], [], []
                 return delta
             if self._error is not None:
                 raise self._error
@@ -77,13 +96,22 @@ class OutputStream:
         self.stage = "prefill"
         self.num_cached_tokens = num_cached_tokens
 
-    def push(self, tokens: list[int], finish_reason: FinishReason | None) -> None:
+    def push(
+        self,
+        tokens: list[int],
+        finish_reason: FinishReason | None,
+        logprobs: list[TokenLogprobs | None] | None = None,
+    ) -> None:
         """Take in a step's tokens; a stop string among them ends the stream."""
         if tokens:
             self.stage = "decode"
             self.num_output_tokens += len(tokens)
             self._tokens += tokens
-            text, is_stopped = self._stops.feed(self._detokenizer.feed(tokens))
+            if self._is_scored:
+                read = self._score(tokens, logprobs or repeat(None))
+            else:
+                read = self._detokenizer.feed(tokens)
+            text, is_stopped = self._stops.feed(read)
             if text:
                 self._text.append(text)
             if is_stopped:
@@ -99,6 +127,21 @@ class OutputStream:
         if self.stage != "done":
             self._error = error
             self._end()
+
+    def _score(self, tokens: list[int], logprobs: Iterable[TokenLogprobs | None]) -> str:
+        """Their text; what each has of it is noted.
+
+        A token that ends inside a character has the bytes of it that it brought; should they turn
+        out to be none, the text has U+FFFD, which is at least as long, and the shares still join.
+        """
+        texts: list[str] = []
+        for token, measured in zip(tokens, logprobs, strict=False):
+            text = self._detokenizer.feed([token])
+            self._num_bytes += len(text.encode())
+            end = self._num_bytes + self._detokenizer.num_pending
+            self._scored.append(ScoredToken(token, end, measured))
+            texts.append(text)
+        return "".join(texts)
 
     def _finish_with_rest(self, reason: Literal["stop", "length"]) -> None:
         text, is_stopped = self._stops.feed(self._detokenizer.finish())
