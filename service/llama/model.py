@@ -6,7 +6,7 @@ import llama_cpp
 
 from service.errors import ModelFileError
 from service.llama.library import initialise, measure_memory
-from service.llama.vocab import find_eog_tokens
+from service.llama.vocab import TokenTable
 
 
 class LlamaModel:
@@ -42,8 +42,9 @@ class LlamaModel:
         self.path = path
         vocab = llama_cpp.llama_model_get_vocab(handle)
         assert vocab is not None
-        self.num_vocab = llama_cpp.llama_vocab_n_tokens(vocab)
-        self.eog_tokens = find_eog_tokens(vocab)
+        self.tokens = TokenTable(vocab)
+        self.num_vocab = self.tokens.num_tokens
+        self.eog_tokens = self.tokens.eog_tokens
         self.context_len = llama_cpp.llama_model_n_ctx_train(handle)
 
     def close(self) -> None:

@@ -36,15 +36,16 @@ class Vocab:
         vocab = llama_cpp.llama_model_get_vocab(model)
         assert vocab is not None
         self._vocab = vocab
+        self._tokens = TokenTable(vocab)
         self._pieces: dict[int, bytes] = {}
-        self.num_tokens = llama_cpp.llama_vocab_n_tokens(vocab)
+        self.num_tokens = self._tokens.num_tokens
         self.bos = _token_or_none(llama_cpp.llama_vocab_bos(vocab))
         self.eos = _token_or_none(llama_cpp.llama_vocab_eos(vocab))
         self.add_bos = llama_cpp.llama_vocab_get_add_bos(vocab)
         self.metadata = _read_metadata(model)
         self.chat_template = self.metadata.get("tokenizer.chat_template")
         tokens = range(self.num_tokens)
-        self.eog_tokens = find_eog_tokens(vocab)
+        self.eog_tokens = self._tokens.eog_tokens
         self._special_ids = {
             self.token_text(token): token
             for token in tokens
@@ -65,6 +66,54 @@ class Vocab:
         With `parse_special`, the texts of control tokens become those tokens; without it they are
         plain text, as anything that a client wrote must be.
         """
+        return self._tokens.tokenize(text, parse_special=parse_special)
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes a token stands for; may be a part of a UTF-8 character."""
+        piece = self._pieces.get(token)
+        if piece is None:
+            piece = self._pieces[token] = self._tokens.token_bytes(token)
+        return piece
+
+    def token_text(self, token: int) -> str:
+        """The token as the vocabulary writes it; a byte-level BPE token reads oddly here."""
+        return llama_cpp.llama_vocab_get_text(self._vocab, token).decode("utf-8", "replace")
+
+    def special_id(self, text: str) -> int | None:
+        """The control or user-defined token whose text is exactly `text`."""
+        return self._special_ids.get(text)
+
+    @property
+    def markup_tokens(self) -> frozenset[int]:
+        """See TokenTable; takes tens of milliseconds."""
+        return self._tokens.markup_tokens
+
+
+class TokenTable:
+    """The tokens of a loaded model, by the C interface alone; owns nothing and keeps nothing."""
+
+    def __init__(self, vocab: llama_cpp.llama_vocab_p) -> None:
+        self._vocab = vocab
+        self.num_tokens = llama_cpp.llama_vocab_n_tokens(vocab)
+
+    @property
+    def eog_tokens(self) -> frozenset[int]:
+        """The tokens that end a generation."""
+        tokens = range(self.num_tokens)
+        return frozenset(
+            token for token in tokens if llama_cpp.llama_vocab_is_eog(self._vocab, token)
+        )
+
+    @property
+    def markup_tokens(self) -> frozenset[int]:
+        """Control tokens, and user-defined ones that look like tags: they are never text.
+
+        SmolLM3's `<tool_call>` is user-defined, and so are plain runs of blanks elsewhere.
+        """
+        return frozenset(token for token in range(self.num_tokens) if self._is_markup(token))
+
+    def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
+        """See Vocab."""
         data = text.encode()
         capacity = len(data) + 8
         tokens = (llama_cpp.llama_token * capacity)()
@@ -76,21 +125,7 @@ class Vocab:
         return tokens[:count]
 
     def token_bytes(self, token: int) -> bytes:
-        """The bytes a token stands for; may be a part of a UTF-8 character."""
-        piece = self._pieces.get(token)
-        if piece is None:
-            piece = self._pieces[token] = self._render(token)
-        return piece
-
-    def token_text(self, token: int) -> str:
-        """The token as the vocabulary writes it; a byte-level BPE token reads oddly here."""
-        return llama_cpp.llama_vocab_get_text(self._vocab, token).decode("utf-8", "replace")
-
-    def special_id(self, text: str) -> int | None:
-        """The control or user-defined token whose text is exactly `text`."""
-        return self._special_ids.get(text)
-
-    def _render(self, token: int) -> bytes:
+        """The bytes a token stands for; a control token's are its name."""
         capacity = 64
         while True:
             buffer = ctypes.create_string_buffer(capacity)
@@ -101,11 +136,12 @@ class Vocab:
                 return buffer.raw[:length]
             capacity = -length
 
-
-def find_eog_tokens(vocab: llama_cpp.llama_vocab_p) -> frozenset[int]:
-    """The tokens that end a generation."""
-    tokens = range(llama_cpp.llama_vocab_n_tokens(vocab))
-    return frozenset(token for token in tokens if llama_cpp.llama_vocab_is_eog(vocab, token))
+    def _is_markup(self, token: int) -> bool:
+        attributes = llama_cpp.llama_vocab_get_attr(self._vocab, token)
+        if attributes & _CONTROL:
+            return True
+        text = self.token_bytes(token) if attributes & _USER_DEFINED else b""
+        return text.startswith(b"<") and text.endswith(b">")
 
 
 def _token_or_none(token: object) -> int | None:
