@@ -24,8 +24,10 @@ def read_conversation(
         )
     _check_thinking(request, chat_format, asked=asked)
     effort = request.reasoning_effort
+    use = request.tool_use
     return Conversation(
         messages=tuple(map(_read_message, request.messages)),
+        tools=use.offered if use else (),
         enable_thinking=effort != "none" if effort is not None else asked,
         continue_final_message=bool(request.continue_final_message),
         template_kwargs=kwargs,

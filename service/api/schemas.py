@@ -4,11 +4,13 @@ A field that is not known is refused by name. A field that is known but that thi
 honour is refused too, unless it says what would happen anyway (`n=1`, `logprobs=false`).
 """
 
+from functools import cached_property
 from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from service.api.fields import GenerationFields, Positive, Schema, only, unsupported
+from service.api.tools import FunctionKind, ToolChoice, Tools, ToolUse, read_tool_use
 from service.errors import InvalidRequest
 
 
@@ -44,7 +46,7 @@ class FunctionCall(Schema):
 
 class ToolCall(Schema):
     id: str
-    type: Literal["function"]
+    type: FunctionKind
     function: FunctionCall
 
 
@@ -117,6 +119,10 @@ class ChatCompletionRequest(GenerationFields):
     chat_template_kwargs: dict[str, Any] | None = None
     continue_final_message: bool | None = None
 
+    tools: Tools | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+
     # What a client says about itself, and hints that this server meets without being told.
     metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
     safety_identifier: str | None = None
@@ -132,9 +138,6 @@ class ChatCompletionRequest(GenerationFields):
     logprobs: Annotated[None, only(False)] = None  # noqa: FBT003 - the accepted value
     top_logprobs: Annotated[None, only(0)] = None
     response_format: Annotated[None, only({"type": "text"})] = None
-    tools: Annotated[None, only([])] = None
-    tool_choice: Annotated[None, only("none", "auto")] = None
-    parallel_tool_calls: bool | None = None
     functions: Annotated[None, only([])] = None
     function_call: Annotated[None, only("none", "auto")] = None
     audio: Annotated[None, only()] = None
@@ -147,6 +150,12 @@ class ChatCompletionRequest(GenerationFields):
     def token_limit(self) -> int | None:
         return self.max_completion_tokens or self.max_tokens
 
+    @cached_property
+    def tool_use(self) -> ToolUse | None:
+        """What is to become of the tools; None where there are none to call."""
+        parallel = self.parallel_tool_calls is not False
+        return read_tool_use(self.tools or (), self.tool_choice, parallel=parallel)
+
     @model_validator(mode="after")
     def _agree_on_one_limit(self) -> Self:
         both = (self.max_tokens, self.max_completion_tokens)
@@ -155,4 +164,25 @@ class ChatCompletionRequest(GenerationFields):
                 "max_tokens contradicts max_completion_tokens; send one of them.",
                 param="max_tokens",
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_tools(self) -> Self:
+        _ = self.tool_use
+        return self
+
+    @model_validator(mode="after")
+    def _check_results(self) -> Self:
+        """Every result answers a call that stands before it."""
+        calls: set[str] = set()
+        for index, message in enumerate(self.messages):
+            if isinstance(message, AssistantMessage):
+                calls.update(call.id for call in message.tool_calls or ())
+            elif isinstance(message, ToolMessage) and message.tool_call_id not in calls:
+                path = f"messages[{index}].tool_call_id"
+                raise InvalidRequest(
+                    f"{path}: no assistant message before it has a tool call of id "
+                    f"{message.tool_call_id[:100]!r}.",
+                    param=path,
+                )
         return self

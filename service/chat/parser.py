@@ -71,6 +71,11 @@ class OutputParser(Protocol):
         """Whether there were calls, and each has all its arguments."""
         ...
 
+    @property
+    def in_thought(self) -> bool:
+        """Whether what comes next is thought."""
+        ...
+
     def feed(self, text: str, num_tokens: int) -> list[Parsed]: ...
 
     def finish(self) -> list[Parsed]:
@@ -83,6 +88,7 @@ class PlainParser:
 
     num_reasoning_tokens = 0
     calls_complete = False
+    in_thought = False
 
     def __init__(self) -> None:
         self._num_fed = 0
@@ -156,6 +162,10 @@ class TaggedParser:
     @property
     def calls_complete(self) -> bool:
         return self._complete and not self._broken
+
+    @property
+    def in_thought(self) -> bool:
+        return self._mode is _Mode.THOUGHT
 
     def feed(self, text: str, num_tokens: int) -> list[Parsed]:
         self._buffer += text

@@ -1,4 +1,4 @@
-"""How a thought is closed for the model once its budget is spent."""
+"""Where a thought ends, and how it is closed for the model once its budget is spent."""
 
 from service.chat.prompt import Vocabulary, control, tokenize_bare
 from service.core.request import ThinkingBudget
@@ -6,9 +6,14 @@ from service.core.request import ThinkingBudget
 _END_THINK = "</think>"
 
 
+def end_of_thought(vocab: Vocabulary) -> int | None:
+    """The token that ends a thought, where the model has one."""
+    return vocab.special_id(_END_THINK)
+
+
 def close_thought(vocab: Vocabulary, max_tokens: int) -> ThinkingBudget | None:
     """None where the model has no token that ends a thought."""
-    end_token = vocab.special_id(_END_THINK)
+    end_token = end_of_thought(vocab)
     if end_token is None:
         return None
     return ThinkingBudget(

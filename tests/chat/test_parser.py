@@ -209,6 +209,13 @@ def test_reasoning_tokens_of_a_thought_that_was_cut_off_are_all_counted():
     assert parser.num_reasoning_tokens == 4
 
 
+def test_parser_knows_whether_a_thought_is_open():
+    parser = TaggedParser(Tags(thinking=True, in_thought=True), counting_ids())
+    assert parser.in_thought
+    parser.feed("Well.</think>", 4)
+    assert not parser.in_thought
+
+
 def test_plain_parser_passes_everything_on():
     parser = PlainParser()
     assert parser.feed(f"<think>{CALL}", 3) == [ContentText(f"<think>{CALL}")]
