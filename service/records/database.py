@@ -20,7 +20,7 @@ MEMORY = ":memory:"
 
 _MIB = 1024 * 1024
 _SET_UP = (
-    "PRAGMA auto_vacuum = INCREMENTAL",  # before the first table, or it does nothing
+    "PRAGMA auto_vacuum = FULL",  # before the first table, or it does nothing
     "PRAGMA locking_mode = EXCLUSIVE",
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = NORMAL",
