@@ -116,7 +116,13 @@ async def run_service(
         metrics=metrics,
         log=structlog.get_logger(),
     )
-    server = Server(app, listener, drain, drain_timeout_seconds=settings.drain_timeout_s)
+    server = Server(
+        app,
+        listener,
+        drain,
+        drain_timeout_seconds=settings.drain_timeout_s,
+        client_timeout_seconds=settings.client_timeout_s,
+    )
     with obey_signals(server, drain):
         await _run(
             server, pool, lambda: on_ready(Started(model=model, pool=config, workers=pool.ready))
@@ -147,6 +153,7 @@ def _configure_api(settings: Settings) -> ApiConfig:
         api_keys=tuple(key.get_secret_value() for key in settings.api_keys),
         cors_origins=settings.cors_origins,
         max_body_bytes=settings.max_body_bytes,
+        client_timeout_seconds=settings.client_timeout_s,
         keepalive_seconds=settings.keepalive_s,
     )
 

@@ -11,6 +11,8 @@
     │   ├── ModelNotFound             the request names a model that is not served here
     │   ├── ObjectNotFound            the request names a file, batch or response that is not here
     │   ├── BodyTooLarge              the request's body is over the limit
+    │   ├── UnsupportedMediaType      the request's body is not of the type that is read here
+    │   ├── SlowClient                the request's body stopped coming
     │   └── QueueFull                 the bounded queue is full; retry later
     ├── StorageError                  a file that keeps records cannot be used
     └── EngineError                   our side failed
@@ -96,6 +98,18 @@ class BodyTooLarge(RequestError):  # noqa: N818 - a condition, not a fault
     """The request's body is over the limit."""
 
     code = "body_too_large"
+
+
+class UnsupportedMediaType(RequestError):  # noqa: N818 - a condition, not a fault
+    """The request's body is not of the type that is read here."""
+
+    code = "unsupported_media_type"
+
+
+class SlowClient(RequestError):  # noqa: N818 - a condition, not a fault
+    """The request's body stopped coming."""
+
+    code = "request_timeout"
 
 
 class QueueFull(RequestError):  # noqa: N818 - a condition, not a fault

@@ -190,6 +190,10 @@ class Settings(BaseSettings):
     max_body_bytes: Count = Field(
         default=4 * 1024 * 1024, description="Largest request body; more is a 413"
     )
+    client_timeout_s: Seconds = Field(
+        default=30,
+        description="Seconds without a byte of a request that a client owes before a 408",
+    )
     cors_origins: Strings = Field(
         default=(), description="Origins that browsers may call from, separated by commas; * is any"
     )

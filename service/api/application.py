@@ -13,6 +13,7 @@ from starlette.routing import Route
 from structlog.typing import FilteringBoundLogger
 
 from service.api import chat, routes
+from service.api.body import BodyMiddleware
 from service.api.chat import ChatCompletions
 from service.api.config import ApiConfig
 from service.api.drain import Drain
@@ -45,6 +46,11 @@ def build_application(
     middleware = [
         Middleware(ExchangeMiddleware, log=log, metrics=metrics),
         Middleware(ApiKeyMiddleware, keys=ApiKeys(config.api_keys)),
+        Middleware(
+            BodyMiddleware,
+            max_bytes=config.max_body_bytes,
+            silence_seconds=config.client_timeout_seconds,
+        ),
     ]
     if config.cors_origins:
         middleware.insert(0, _allow_origins(config.cors_origins))

@@ -14,8 +14,10 @@ from service.errors import (
     ObjectNotFound,
     QueueFull,
     RequestError,
+    SlowClient,
     SmolserveError,
     StorageError,
+    UnsupportedMediaType,
 )
 
 _STATUS: dict[type[SmolserveError], int] = {
@@ -24,6 +26,8 @@ _STATUS: dict[type[SmolserveError], int] = {
     ModelNotFound: 404,
     ObjectNotFound: 404,
     BodyTooLarge: 413,
+    UnsupportedMediaType: 415,
+    SlowClient: 408,
     QueueFull: 429,
     RequestError: 400,
     EngineUnavailable: 503,
@@ -54,6 +58,8 @@ def error_response(error: SmolserveError) -> Response:
         response.headers["retry-after"] = str(error.retry_after_seconds)
     elif isinstance(error, EngineUnavailable):
         response.headers["retry-after"] = str(_UNAVAILABLE_RETRY_SECONDS)
+    elif isinstance(error, SlowClient):
+        response.headers["connection"] = "close"  # the rest of its body would follow
     elif isinstance(error, AuthenticationError):
         response.headers["www-authenticate"] = "Bearer"
     return response

@@ -16,6 +16,14 @@ from service.telemetry.metrics import Metrics
 OPEN_PATHS = frozenset({"/health/live"})
 """Answered without a key: a probe has none, and liveness tells nothing."""
 
+SECURITY_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
+"""Answers are for programs: a browser that is shown one runs, frames and embeds nothing of it."""
+
 _QUIET_PATHS = frozenset({"/health/live", "/health/ready", "/metrics"})
 _CLIENT_LEFT = 499
 
@@ -90,8 +98,11 @@ class ApiKeyMiddleware:
 
 
 def _add_headers(message: MutableMapping[str, Any], exchange: Exchange) -> None:
+    given = message.get("headers", ())
+    names = {name for name, _ in given}
     message["headers"] = [
-        *message.get("headers", ()),
+        *given,
+        *(header for header in SECURITY_HEADERS if header[0] not in names),
         (b"x-request-id", exchange.request_id.encode()),
         (b"x-session-id", exchange.session_id.encode()),
         (b"openai-processing-ms", str(exchange.elapsed_ms()).encode()),

@@ -5,6 +5,8 @@ import signal
 import socket
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
+from functools import partial
+from typing import cast
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -58,7 +60,9 @@ class Server:
         drain: Drain,
         *,
         drain_timeout_seconds: float,
+        client_timeout_seconds: float = 30.0,
     ) -> None:
+        """`client_timeout_seconds`: how long the head of a request may take."""
         self._listener = listener
         self._drain = drain
         self._drain_timeout_seconds = drain_timeout_seconds
@@ -67,7 +71,10 @@ class Server:
         self._http = _Uvicorn(
             uvicorn.Config(
                 app,
-                http=HttpProtocol,
+                http=cast(
+                    "type[asyncio.Protocol]",  # it is only called
+                    partial(HttpProtocol, head_seconds=client_timeout_seconds),
+                ),
                 ws="none",
                 lifespan="off",
                 log_config=None,

@@ -195,7 +195,11 @@ async def serving(engine=None, *, drain_timeout_seconds=5.0, **options):
     listener = bind("127.0.0.1", 0)
     service.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     service.server = Server(
-        service.app, listener, service.drain, drain_timeout_seconds=drain_timeout_seconds
+        service.app,
+        listener,
+        service.drain,
+        drain_timeout_seconds=drain_timeout_seconds,
+        client_timeout_seconds=options.get("client_timeout_seconds", 30),
     )
     running = asyncio.create_task(service.server.run())
     try:
@@ -241,7 +245,7 @@ def post_scope():
         "method": "POST",
         "path": "/v1/chat/completions",
         "query_string": b"",
-        "headers": [],
+        "headers": [(b"content-type", b"application/json")],
     }
 
 

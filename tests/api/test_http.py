@@ -5,10 +5,12 @@ import json
 
 import pytest
 
-from tests.api.builders import build_service, hello, serving
+from service.api.http_protocol import MAX_HEAD_BYTES
+from tests.api.builders import ScriptedEngine, build_service, hello, serving, tokens_of
 
 BODY = json.dumps(hello()).encode()
-POST = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n"
+POST = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+CHAT = "/v1/chat/completions"
 
 
 async def exchange(service, *pieces):
@@ -78,12 +80,146 @@ async def test_a_body_in_chunks_is_read():
     assert parse(answer)[0] == 200
 
 
-@pytest.mark.parametrize("content_type", [None, "text/plain", "application/x-www-form-urlencoded"])
-async def test_the_body_is_json_whatever_its_type_says(content_type):
-    headers = {"content-type": content_type} if content_type else {}
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        None,
+        "",
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=x",
+    ],
+)
+async def test_what_a_page_may_send_anywhere_is_not_taken_for_json(content_type):
+    headers = {} if content_type is None else {"content-type": content_type}
+    service = build_service()
+    async with service.direct() as http:
+        response = await http.post(CHAT, content=BODY, headers=headers)
+    error = response.json()["error"]
+    assert response.status_code == 415
+    assert (error["code"], error["param"]) == ("unsupported_media_type", "Content-Type")
+    assert "application/json" in error["message"]
+    assert service.engine.requests == []
+
+
+@pytest.mark.parametrize("content_type", ["application/json; charset=utf-8", "Application/JSON"])
+async def test_json_may_be_announced_as_clients_do(content_type):
     async with build_service().direct() as http:
-        response = await http.post("/v1/chat/completions", content=BODY, headers=headers)
+        response = await http.post(CHAT, content=BODY, headers={"content-type": content_type})
     assert response.status_code == 200
+
+
+async def test_a_post_without_a_body_needs_no_type_unless_a_page_sends_it():
+    async with build_service().direct() as http:
+        plain = await http.post("/nothing")
+        of_a_page = await http.post("/nothing", headers={"origin": "https://example.com"})
+    assert (plain.status_code, of_a_page.status_code) == (404, 415)
+
+
+async def test_an_upload_is_a_form_and_nothing_else():
+    async with build_service().direct() as http:
+        response = await http.post("/v1/files", json={})
+    assert response.status_code == 415
+    assert "multipart/form-data" in response.json()["error"]["message"]
+
+
+LARGE = b"a" * MAX_HEAD_BYTES
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        POST + b"X-Large: " + LARGE,
+        POST + b"X-Large: " + LARGE + b"\r\n\r\n",
+        POST + b"X-Small: a\r\n" * (MAX_HEAD_BYTES // 8) + b"\r\n",
+        b"GET /" + LARGE,
+        b"GET /" + LARGE + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+    ],
+    ids=["unfinished header", "header", "many headers", "unfinished path", "path"],
+)
+async def test_a_head_that_is_too_large_is_refused(head, caplog):
+    caplog.set_level("CRITICAL")
+    async with serving() as service:
+        [answer] = await exchange(service, head)
+    status, head, body = parse(answer)
+    assert status == 431
+    assert b"connection: close" in head
+    assert body["error"]["code"] == "request_header_fields_too_large"
+
+
+async def test_a_trailer_that_is_too_large_is_refused(caplog):
+    caplog.set_level("CRITICAL")
+    chunked = POST + b"Expect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n"
+    async with serving() as service:
+        _, answer = await exchange(service, chunked, b"0\r\nX-Trailer: " + LARGE)
+    assert parse(answer)[0] == 431
+
+
+async def test_a_head_just_within_its_size_is_read():
+    head = POST.replace(b"completions", b"completions?" + LARGE[:-1000])
+    async with serving() as service:
+        answers = [
+            await exchange(service, head + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY)
+            for _ in range(2)
+        ]
+    assert [parse(answer)[0] for [answer] in answers] == [200, 200]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "message"),
+    [
+        ([POST], "headers"),
+        ([b"\r\n" + POST], "headers"),
+        ([with_length(BODY)[:-1]], "body"),
+        ([POST + b"Transfer-Encoding: chunked\r\n\r\n"], "body"),
+        ([with_length(BODY), POST], "headers"),
+    ],
+    ids=["headers", "after a blank line", "body", "body in chunks", "second request"],
+)
+async def test_a_client_that_stops_sending_is_told_so_and_left(pieces, message):
+    async with serving(client_timeout_seconds=0.05) as service:
+        *_, answer = await exchange(service, *pieces)
+    status, head, body = parse(answer)
+    assert status == 408
+    assert b"connection: close" in head
+    assert message in body["error"]["message"]
+
+
+@pytest.mark.parametrize("pieces", [[], [b"\r\n"]], ids=["nothing", "a blank line"])
+async def test_a_connection_that_nobody_uses_is_closed(pieces):
+    async with serving(client_timeout_seconds=0.05) as service:
+        answers = await exchange(service, *(pieces or [b""]))
+    assert answers == [b""]
+
+
+async def test_a_body_that_goes_on_after_its_refusal_ends_with_the_connection():
+    async with serving(client_timeout_seconds=0.05) as service:
+        refusal, end = await exchange(
+            service, POST + b"Content-Length: 999999999\r\n\r\n", b"more of it"
+        )
+    assert parse(refusal)[0] == 413
+    assert end == b""
+
+
+async def test_a_slow_answer_is_no_slow_client():
+    async with serving(ScriptedEngine(None), client_timeout_seconds=0.02) as service:
+        answering = asyncio.create_task(exchange(service, with_length(BODY), with_length(BODY)))
+        for _ in range(2):
+            stream = await service.engine.next_stream()
+            await asyncio.sleep(0.1)
+            stream.begin(0)
+            stream.push(tokens_of("a"), "stop")
+        answers = await answering
+    assert [parse(answer)[0] for answer in answers] == [200, 200]
+
+
+@pytest.mark.parametrize("path", ["/health/live", "/v1/models", "/nothing", "/metrics"])
+async def test_every_answer_tells_browsers_to_do_nothing_with_it(path):
+    async with build_service().direct() as http:
+        response = await http.get(path)
+    assert response.headers["x-content-type-options"] == "nosniff"
+    assert response.headers["content-security-policy"].startswith("default-src 'none'")
+    assert response.headers["cross-origin-resource-policy"] == "same-origin"
 
 
 async def test_a_compressed_body_is_refused_by_that_name():
