@@ -6,7 +6,7 @@ A context is one size class of slots; `class_index` names both.
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from service.core.request import Constraint
 from service.core.sampling import SamplingParams, TokenLogprobs
@@ -23,21 +23,30 @@ def make_tokens(values: list[int] | Tokens | None = None) -> Tokens:
 
 
 @dataclass(frozen=True, slots=True)
+class Cut:
+    """The cells of tokens `start` to `end` become segment `segment_id`."""
+
+    start: int
+    end: int
+    segment_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class Save:
-    """Copy a slot's state to host memory under a new snapshot id."""
+    """Copy cells of a slot to host memory, as new segments."""
 
     class_index: int
     slot: int
-    snapshot_id: int
+    cuts: tuple[Cut, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Restore:
-    """Make a slot hold the first `num_tokens` tokens of a snapshot."""
+    """Make a slot hold the first `num_tokens` tokens of segments that follow each other."""
 
     class_index: int
     slot: int
-    snapshot_id: int
+    segment_ids: tuple[int, ...]
     num_tokens: int
 
 
@@ -51,13 +60,60 @@ class Truncate:
 
 
 @dataclass(frozen=True, slots=True)
+class Split:
+    """Make two segments of one: its first `num_tokens` tokens and the rest."""
+
+    segment_id: int
+    num_tokens: int
+    head_id: int
+    tail_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class Drop:
-    """Free a snapshot."""
+    """Free a segment."""
 
-    snapshot_id: int
+    segment_id: int
 
 
-SlotOperation = Save | Restore | Truncate | Drop
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """Begin to write a segment to disk; the plan of a later step learns that it is there."""
+
+    segment_id: int
+    file_id: int
+    origin: "Origin"
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Begin to read a file into a new segment."""
+
+    file_id: int
+    segment_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Erase:
+    """Remove a file."""
+
+    file_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a segment's tokens are: those from `start` on of a run, and who shares them."""
+
+    label: str
+    num_public: int
+    tokens: Tokens
+    """From the first of the run to the last of the segment."""
+    start: int
+    sessions: tuple[tuple[str, str], ...]
+    """(tenant, session) of those whose run ends with the segment."""
+
+
+SlotOperation = Save | Restore | Truncate | Split | Drop | Archive | Load | Erase
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +176,15 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
+class CopyTime:
+    """What a Save or a Restore took."""
+
+    kind: Literal["save", "restore"]
+    num_tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class StepResult:
     """`tokens[i]` was drawn for the plan's i-th chunk that asks for a draw."""
 
@@ -127,3 +192,4 @@ class StepResult:
     decode_seconds: float
     logprobs: dict[int, TokenLogprobs] = field(default_factory=dict[int, TokenLogprobs])
     """By index in `tokens`, for the draws that ask for them."""
+    copies: list[CopyTime] = field(default_factory=list[CopyTime])

@@ -1,9 +1,21 @@
 """What a worker's loop needs of an engine."""
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
 
 from service.core.messages import Ready
-from service.core.plan import Plan, StepResult
+from service.core.plan import Origin, Plan, StepResult
+from service.kvcache.costs import Costs
+
+
+class Files(Protocol):
+    """The disk tier, as engines see it: everything is begun here and done elsewhere."""
+
+    def write(self, file_id: int, origin: Origin, payload: Sequence[NDArray[Any]]) -> None: ...
+    def read(self, file_id: int, segment_id: int) -> None: ...
+    def erase(self, file_id: int) -> None: ...
 
 
 class Engine(Protocol):
@@ -24,12 +36,21 @@ class Engine(Protocol):
         """Whether snapshots proved to fit every slot; known after `warm_up`."""
         ...
 
+    @property
+    def costs(self) -> Costs:
+        """What was measured in `warm_up`."""
+        ...
+
     def warm_up(self) -> Ready:
         """Compute a first batch of every kind; what was loaded."""
         ...
 
     def execute(self, plan: Plan) -> StepResult:
         """Do the slot operations in order, then one decode per context, then the draws."""
+        ...
+
+    def take_in(self, segment_id: int, payload: memoryview) -> None:
+        """Keep a segment that was read from disk."""
         ...
 
     def close(self) -> None: ...

@@ -7,28 +7,35 @@ import numpy as np
 
 from service.core.messages import DeviceMemory, Ready
 from service.core.plan import (
+    Archive,
     Chunk,
     ContextPlan,
+    CopyTime,
     Draw,
     Drop,
+    Erase,
     Filler,
+    Load,
     Plan,
     Restore,
     Save,
     SlotOperation,
+    Split,
     StepResult,
     Truncate,
 )
 from service.core.sampling import TokenLogprobs
 from service.engine.config import EngineConfig
+from service.engine.engine import Files
 from service.engine.logprobs import KeptLogits
 from service.engine.sampling import draw_tokens
 from service.engine.warm_up import check_snapshots, warm_up
+from service.kvcache.costs import Costs
 from service.kvcache.size_class import SizeClass, parse_size_classes
 from service.llama.context import ContextShape, LlamaContext
 from service.llama.devices import Devices
 from service.llama.model import LlamaModel
-from service.llama.snapshot import Snapshot
+from service.llama.snapshot import Snapshot, cut, parse_snapshot
 
 FILLER_TOKEN = 0
 
@@ -36,7 +43,7 @@ FILLER_TOKEN = 0
 class LlamaEngine:
     """Owns the model, its contexts and the snapshots' memory."""
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, files: Files | None = None) -> None:
         """Load the model and open a context per size class.
 
         Raises ModelFileError or LlamaError.
@@ -54,8 +61,10 @@ class LlamaEngine:
         self._gpu_layers, self._gpu = config.gpu_layers, config.gpu
         classes = parse_size_classes(config.contexts)
         self._contexts = [LlamaContext(self._model, _shape(size, config)) for size in classes]
-        self._snapshots: dict[int, Snapshot] = {}
+        self._segments: dict[int, Snapshot] = {}
+        self._files = files
         self.can_copy = False
+        self.costs = Costs()
         num_cells = sum(context.num_slots * context.slot_len for context in self._contexts)
         self.bytes_per_token = self._kv_bytes() // num_cells
         self._load_seconds = time.monotonic() - started
@@ -76,8 +85,9 @@ class LlamaEngine:
         )
 
     def execute(self, plan: Plan) -> StepResult:
+        copies: list[CopyTime] = []
         for operation in plan.operations:
-            self._operate(operation)
+            self._operate(operation, copies)
         tokens: list[int] = []
         logprobs: dict[int, TokenLogprobs] = {}
         seconds = 0.0
@@ -98,7 +108,10 @@ class LlamaEngine:
                 for row, measured in kept.measure(drawn).items():
                     logprobs[len(tokens) + row] = measured
                 tokens += drawn
-        return StepResult(tokens, seconds, logprobs)
+        return StepResult(tokens, seconds, logprobs, copies)
+
+    def take_in(self, segment_id: int, payload: memoryview) -> None:
+        self._segments[segment_id] = parse_snapshot(np.frombuffer(payload, np.uint8))
 
     def close(self) -> None:
         for context in self._contexts:
@@ -111,17 +124,39 @@ class LlamaEngine:
         gpus = Devices().gpus()
         return tuple(gpus if self._gpu is None else gpus[self._gpu : self._gpu + 1])
 
-    def _operate(self, operation: SlotOperation) -> None:
+    def _operate(self, operation: SlotOperation, copies: list[CopyTime]) -> None:
+        started = time.monotonic()
         match operation:
             case Truncate(class_index, slot, num_tokens):
                 self._contexts[class_index].truncate(slot, num_tokens)
-            case Save(class_index, slot, snapshot_id):
-                self._snapshots[snapshot_id] = self._contexts[class_index].save(slot)
-            case Restore(class_index, slot, snapshot_id, num_tokens):
-                parts = (self._snapshots[snapshot_id],)
+            case Save(class_index, slot, cuts):
+                whole = self._contexts[class_index].save(slot)
+                for each in cuts:
+                    self._segments[each.segment_id] = cut(whole, each.start, each.end)
+                copies.append(CopyTime("save", whole.num_tokens, time.monotonic() - started))
+            case Restore(class_index, slot, segment_ids, num_tokens):
+                parts = [self._segments[segment_id] for segment_id in segment_ids]
                 self._contexts[class_index].restore(slot, parts, num_tokens)
-            case Drop(snapshot_id):
-                del self._snapshots[snapshot_id]
+                copies.append(CopyTime("restore", num_tokens, time.monotonic() - started))
+            case Split(segment_id, num_tokens, head_id, tail_id):
+                segment = self._segments.pop(segment_id)
+                middle = segment.start + num_tokens
+                self._segments[head_id] = cut(segment, segment.start, middle)
+                self._segments[tail_id] = cut(segment, middle, segment.end)
+            case Drop(segment_id):
+                del self._segments[segment_id]
+            case Archive() | Load() | Erase():
+                self._transfer(operation)
+
+    def _transfer(self, operation: Archive | Load | Erase) -> None:
+        assert self._files is not None, "the store plans with a disk that is not there"
+        match operation:
+            case Archive(segment_id, file_id, origin):
+                self._files.write(file_id, origin, [self._segments[segment_id].cells])
+            case Load(file_id, segment_id):
+                self._files.read(file_id, segment_id)
+            case Erase(file_id):
+                self._files.erase(file_id)
 
     def _kv_bytes(self) -> int:
         return sum(context.memory.kv_bytes for context in self._contexts)

@@ -10,14 +10,20 @@ import time
 import zlib
 from collections.abc import Callable
 
+import numpy as np
+
 from service.core.messages import Ready
 from service.core.plan import (
+    Archive,
     ContextPlan,
     Drop,
+    Erase,
+    Load,
     Plan,
     Restore,
     Save,
     SlotOperation,
+    Split,
     StepResult,
     Tokens,
     Truncate,
@@ -25,6 +31,8 @@ from service.core.plan import (
 )
 from service.core.sampling import TokenLogprobs
 from service.engine.config import SimulatedModel
+from service.engine.engine import Files
+from service.kvcache.costs import Costs
 from service.kvcache.size_class import SizeClass
 
 
@@ -37,22 +45,27 @@ class SimulatedEngine:
         classes: tuple[SizeClass, ...],
         *,
         extra_buffers: bool = False,
+        files: Files | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """`sleep` is how it spends a step's time; tests that only want the figure pass another."""
         self.eog_tokens = frozenset(model.eog_tokens)
         self.bytes_per_token = model.bytes_per_token
         self.can_copy = True
+        self.costs = Costs()
+        if model.step_seconds:
+            self.costs.pass_seconds, self.costs.row_seconds = model.step_seconds, model.row_seconds
         self._model = model
         self._classes = classes
         self._extra_buffers = extra_buffers
+        self._files = files
         self._sleep = sleep
         self._slots = [[make_tokens() for _ in range(size.num_slots)] for size in classes]
-        self._snapshots: dict[int, Tokens] = {}
+        self._segments: dict[int, Tokens] = {}
 
     @property
-    def num_snapshots(self) -> int:
-        return len(self._snapshots)
+    def num_segments(self) -> int:
+        return len(self._segments)
 
     def held(self, class_index: int, slot: int) -> Tokens:
         """What a slot's cells hold."""
@@ -84,6 +97,10 @@ class SimulatedEngine:
             self._sleep(seconds)
         return StepResult(tokens, seconds, logprobs)
 
+    def take_in(self, segment_id: int, payload: memoryview) -> None:
+        self._segments[segment_id] = make_tokens()
+        self._segments[segment_id].frombytes(payload)
+
     def close(self) -> None:
         self._slots.clear()
 
@@ -92,15 +109,39 @@ class SimulatedEngine:
             case Truncate(class_index, slot, num_tokens):
                 assert num_tokens <= len(self._slots[class_index][slot])
                 del self._slots[class_index][slot][num_tokens:]
-            case Save(class_index, slot, snapshot_id):
-                assert snapshot_id not in self._snapshots
-                self._snapshots[snapshot_id] = self._slots[class_index][slot][:]
-            case Restore(class_index, slot, snapshot_id, num_tokens):
-                snapshot = self._snapshots[snapshot_id]
-                assert num_tokens <= len(snapshot) <= self._classes[class_index].slot_len
-                self._slots[class_index][slot] = snapshot[:num_tokens]
-            case Drop(snapshot_id):
-                del self._snapshots[snapshot_id]
+            case Save(class_index, slot, cuts):
+                held = self._slots[class_index][slot]
+                for cut in cuts:
+                    assert cut.segment_id not in self._segments
+                    assert cut.start < cut.end <= len(held)
+                    self._segments[cut.segment_id] = held[cut.start : cut.end]
+            case Restore(class_index, slot, segment_ids, num_tokens):
+                tokens = make_tokens()
+                for segment_id in segment_ids:
+                    tokens += self._segments[segment_id]
+                assert num_tokens <= min(len(tokens), self._classes[class_index].slot_len)
+                self._slots[class_index][slot] = tokens[:num_tokens]
+            case Split(segment_id, num_tokens, head_id, tail_id):
+                segment = self._segments.pop(segment_id)
+                assert 0 < num_tokens < len(segment)
+                self._segments[head_id] = segment[:num_tokens]
+                self._segments[tail_id] = segment[num_tokens:]
+            case Drop(segment_id):
+                del self._segments[segment_id]
+            case Archive() | Load() | Erase():
+                self._transfer(operation)
+
+    def _transfer(self, operation: Archive | Load | Erase) -> None:
+        assert self._files is not None, "the store plans with a disk that is not there"
+        match operation:
+            case Archive(segment_id, file_id, origin):
+                segment = self._segments[segment_id]
+                assert segment == origin.tokens[origin.start :]
+                self._files.write(file_id, origin, [np.frombuffer(segment, np.uint8)])
+            case Load(file_id, segment_id):
+                self._files.read(file_id, segment_id)
+            case Erase(file_id):
+                self._files.erase(file_id)
 
     def _compute(
         self, context: ContextPlan, drawn: list[int], logprobs: dict[int, TokenLogprobs]

@@ -85,7 +85,10 @@ class Worker:
 
     def __init__(self, engine: Engine, config: EngineConfig, channel: Channel) -> None:
         self._store = SnapshotStore(
-            budget_bytes=config.host_cache_bytes, bytes_per_token=engine.bytes_per_token
+            host_bytes=config.host_cache_bytes,
+            bytes_per_token=engine.bytes_per_token,
+            ttl_seconds=config.cache_ttl_seconds,
+            costs=engine.costs,
         )
         self._allocator = SlotAllocator(
             parse_size_classes(config.contexts), self._store, can_copy=engine.can_copy
@@ -117,7 +120,8 @@ class Worker:
             case Abort(sequence_id=sequence_id):
                 self._scheduler.abort(sequence_id)
             case Forget(tenant=tenant, session=session):
-                self._channel.send(Forgotten(tenant=tenant, session=session, num_tokens=0))
+                freed = self._scheduler.forget((tenant, session))
+                self._channel.send(Forgotten(tenant=tenant, session=session, num_tokens=freed))
             case Shutdown():
                 self._is_running = False
 
@@ -148,8 +152,8 @@ class Worker:
             num_running=self._scheduler.num_running,
             num_preemptions=self._scheduler.num_preemptions,
             classes=self._class_stats(),
-            num_snapshots=len(self._store),
-            snapshot_bytes=self._store.num_bytes,
+            num_snapshots=self._store.num_segments,
+            snapshot_bytes=self._store.host_bytes,
         )
         self._channel.send(StepReport(outputs=outputs, stats=stats))
 

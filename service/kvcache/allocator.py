@@ -1,28 +1,26 @@
 """The slot allocator: who holds which slot, what idle slots still hold, and how to reuse it.
 
-    class 0   [ run ][ run ][ run ][ idle: tokens kept ][ idle ]      slots are kept dense:
-              |---- one pass -----|                                   a new owner gets the lowest
+    class 0   [ idle ][ run ][ run ][ run ][ idle: tokens kept ]      running slots stand together:
+                      |---- one pass -----|                           each gap costs every step
 
 A slot's cells hold exactly the first `num_held` of its tokens. An idle slot keeps them until it is
-needed; then they go to the store, if they are worth it. A prefix is reused from wherever it is: an
-idle slot, a running one, the store.
+needed; then they go to the store, if they are worth it. A prefix is reused from wherever it costs
+least: the slot itself, the store, another slot, also one whose sequence still runs.
 """
 
+import bisect
+import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from service.core.plan import Drop, Restore, Save, SlotOperation, Tokens, Truncate, make_tokens
-from service.kvcache.prefix import common_prefix_len
+from service.core.plan import Cut, Drop, Restore, Save, SlotOperation, Tokens, Truncate, make_tokens
+from service.kvcache.counters import Source
 from service.kvcache.size_class import SizeClass
-from service.kvcache.store import SnapshotStore, StoredRun
-
-MIN_REUSE = 16
-"""Tokens. A shorter prefix is not worth a copy; one in the slot itself always is."""
-COPY_RATIO = 32
-"""Copying a token's cells out and in again costs less than a thirty-second of computing it
-(measured: 1/60 on SmolLM2-135M, 1/120 on SmolLM3-3B)."""
+from service.kvcache.store import SnapshotStore
+from service.kvcache.tree import Match, Node, Path, SessionKey
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Slot:
     """A llama sequence id with cells of its own, which hold the first `num_held` of `tokens`.
 
@@ -33,16 +31,18 @@ class Slot:
     index: int
     length: int
     owner: int | None = None
-    tenant: str = ""
+    label: str = ""
+    num_public: int = 0
     tokens: Tokens = field(default_factory=make_tokens)
     num_held: int = 0
+    node: Node | None = None
+    """Where the tree has its run; a running one's prompt."""
+    session: SessionKey | None = None
+    used_at: float = 0.0
 
-    def clear(self) -> None:
-        self.tokens, self.num_held = make_tokens(), 0
-
-    def common_prefix_len(self, tokens: Tokens) -> int:
-        """How many leading tokens its cells share with `tokens`."""
-        return min(common_prefix_len(self.tokens, tokens), self.num_held)
+    @property
+    def held(self) -> Path:
+        return Path(self.label, self.tokens[: self.num_held], self.num_public)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,24 @@ class Acquired:
 
     slot: Slot
     num_cached: int
+
+
+@dataclass(frozen=True, slots=True)
+class Filling:
+    """A way to fill a slot: with so many tokens of `source`, the store where it is None."""
+
+    seconds: float
+    """Of copying, and of computing the rest."""
+    num_tokens: int
+    source: Slot | None
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A slot's first tokens, as a segment that lives as long as the step's operations."""
+
+    segment_id: int
+    num_tokens: int
 
 
 class SlotAllocator:
@@ -62,6 +80,7 @@ class SlotAllocator:
         """Without `can_copy`, tokens are reused only in the slot that holds them."""
         self._can_copy = can_copy
         self.store = store
+        self.costs = store.costs
         self.classes = [
             [
                 Slot(class_index=class_index, index=index, length=size.slot_len)
@@ -70,9 +89,9 @@ class SlotAllocator:
             for class_index, size in enumerate(classes)
         ]
         self._num_idle = [size.num_slots for size in classes]
-        self._operations: list[SlotOperation] = []
-        self._copies: dict[tuple[int, int], int] = {}
-        """Snapshots that live as long as these operations, by class and index of their slot."""
+        self._is_changed = [False for _ in classes]
+        """Whether slots of a class were taken or given back since holes were last looked for."""
+        self._copies: dict[Slot, Copy] = {}
 
     @property
     def max_len(self) -> int:
@@ -95,150 +114,303 @@ class SlotAllocator:
     def num_running(self, class_index: int) -> int:
         return len(self.classes[class_index]) - self._num_idle[class_index]
 
-    def acquire(self, owner: int, class_index: int, tenant: str, tokens: Tokens) -> Acquired:
-        """Give `owner` the lowest idle slot of a class, with the longest usable prefix in it.
+    def acquire(
+        self,
+        owner: int,
+        class_index: int,
+        path: Path,
+        *,
+        session: SessionKey | None = None,
+        num_steps: int = 1,
+        is_loaded: bool = False,
+    ) -> Acquired:
+        """Give `owner` the idle slot of a class that costs least, with a usable prefix in it.
 
-        At least one of `tokens` is left to compute, so that there are logits to draw from.
+        `num_steps` is how long it will probably run; `is_loaded` says that a disk was read for it.
+        At least one token of `path` is left to compute, so that there are logits to draw from.
         """
-        slot = next(slot for slot in self.classes[class_index] if slot.owner is None)
-        source, length = self._find_prefix(slot, tenant, tokens[:-1])
-        if source is slot:
-            self._reuse_in_place(slot, length)
+        wanted = path.cut(len(path.tokens) - 1)
+        slot, filling = self._choose_slot(class_index, wanted, num_steps)
+        if filling.source is slot:
+            source: Source = "session" if slot.session == session else "slot"
+            self._cut_back(slot, filling.num_tokens)
         else:
-            self._fill_from(source, slot, length)
-        self._forget_copy(slot)
-        slot.owner, slot.tenant, slot.tokens, slot.num_held = owner, tenant, tokens, length
+            self._empty(slot)
+            # Emptying adds to the store; nothing leaves it before `shrink`.
+            match = self.store.match(wanted)
+            filling = self._choose_filling(wanted, match)
+            source = self._fill(slot, wanted, match, filling, session)
+        if filling.num_tokens:
+            is_from_disk = is_loaded and source == "host"
+            self.store.counters.hit("disk" if is_from_disk else source, filling.num_tokens)
+        before, slot.node = slot.node, self.store.note_slot(wanted)
+        self.store.forget_slot(before)
+        slot.owner, slot.session = owner, session
+        slot.label, slot.num_public, slot.tokens = path.label, path.num_public, path.tokens
+        slot.num_held = filling.num_tokens
         self._num_idle[class_index] -= 1
-        return Acquired(slot, length)
+        self._is_changed[class_index] = True
+        self.store.shrink()
+        return Acquired(slot, filling.num_tokens)
 
     def release(self, slot: Slot) -> None:
         """Take a slot back; what its cells hold stays reusable."""
-        slot.owner = None
+        slot.owner, slot.used_at = None, self.store.now
         self._num_idle[slot.class_index] += 1
+        self._is_changed[slot.class_index] = True
+        before = slot.node
+        slot.node = self.store.note_slot(slot.held)
+        self.store.forget_slot(before)
+        if slot.session is not None:
+            self.store.mark(slot.session, slot.node)
 
-    def find_cached_len(self, tenant: str, tokens: Tokens) -> int:
-        """The longest prefix of `tokens` that some slot or the store holds."""
-        longest = self.classes[-1][0].length
-        _, stored = self.store.find_longest(tenant, tokens, max_len=longest)
-        held = (
-            slot.common_prefix_len(tokens)
-            for slots in self.classes
-            for slot in slots
-            if slot.tenant == tenant
-        )
-        return max(stored, *held)
+    def find_provider(self, path: Path, min_tokens: int) -> tuple[int, int] | None:
+        """Who is about to compute at least `min_tokens` of `path` that nobody has; how much of it.
 
-    def find_hole(self, class_index: int) -> tuple[Slot, Slot] | None:
-        """The lowest idle slot and the highest running one, if the first is below the second.
-
-        None as well when the running one could not be moved.
+        An owner, and the length of the prefix that it shares.
         """
         if not self._can_copy:
             return None
-        slots = self.classes[class_index]
-        hole = next((slot for slot in slots if slot.owner is None), None)
-        last = next((slot for slot in reversed(slots) if slot.owner is not None), None)
-        if hole is None or last is None or last.index < hole.index:
-            return None
-        return hole, last
+        match = self.store.match(path)
+        provider: int | None = None
+        longest, cached = 0, self.store.disk_len(match)
+        for slot in self._slots():
+            shared = match.shared_len(slot.node)
+            cached = max(cached, min(shared, slot.num_held))
+            if slot.owner is not None and shared > max(longest, slot.num_held):
+                provider, longest = slot.owner, shared
+        return (
+            (provider, longest) if provider is not None and longest - cached >= min_tokens else None
+        )
 
-    def move(self, source: Slot, target: Slot) -> None:
-        """Move a running sequence into an idle slot."""
-        dropped = self._displace(target)
-        self._copy(source, target, source.num_held)
-        self._operations += [Truncate(source.class_index, source.index, 0), *dropped]
-        self._forget_copy(source)
-        self._forget_copy(target)
-        target.owner, target.tenant = source.owner, source.tenant
-        target.tokens, target.num_held = source.tokens, source.num_held
-        source.owner = None
-        source.clear()
+    def load(self, path: Path) -> set[int]:
+        """Begin to load what disk has of `path`, if that pays; the files that are waited for."""
+        if not self._can_copy or not self.store.has_disk:
+            return set()
+        match = self.store.match(path)
+        in_reach = max(
+            self.store.host_len(match),
+            max((self._shared(match, slot) for slot in self._slots()), default=0),
+        )
+        length = self.store.disk_len(match)
+        num_loaded = length - self.store.host_len(match)
+        copying = num_loaded * self.costs.load_seconds + length * self.costs.restore_seconds
+        if copying >= (length - in_reach) * self.costs.prefill_seconds:
+            return set()
+        return self.store.load(match, length)
+
+    def close_hole(
+        self, class_index: int, num_steps: Callable[[int], int]
+    ) -> tuple[Slot, Slot] | None:
+        """Move a running sequence into a hole, if that pays; from where to where.
+
+        `num_steps(owner)` is how long a sequence will probably run. Call until None.
+        """
+        if not self._is_changed[class_index] or not self._can_copy:
+            return None
+        slots = self.classes[class_index]
+        running = [slot.index for slot in slots if slot.owner is not None]
+        before, holes = self._bridging(running), _holes(running)
+        best: tuple[float, Slot, Slot] | None = None
+        for index, hole in ((running[-1], holes[0]), (running[0], holes[-1])) if holes else ():
+            source = slots[index]
+            assert source.owner is not None
+            after = self._bridging(sorted({*running, hole} - {index}))
+            copying = source.num_held * (self.costs.save_seconds + self.costs.restore_seconds)
+            gain = (before - after) * num_steps(source.owner) - copying
+            if gain > 0 and (best is None or gain > best[0]):
+                best = gain, source, slots[hole]
+        if best is None:
+            self._is_changed[class_index] = False
+            return None
+        _, source, target = best
+        self._move(source, target)
+        return source, target
 
     def make_room(self, slot: Slot) -> int:
         """Where a filler row of an idle slot goes; a full slot gives up its last token for it."""
         if slot.num_held == slot.length:
-            slot.num_held -= 1
-            self._operations.append(Truncate(slot.class_index, slot.index, slot.num_held))
+            self._truncate(slot, slot.length - 1)
         return slot.num_held
 
+    def forget(self, session: SessionKey) -> int:
+        """Free what only this session has and is not running; how many tokens that was."""
+        freed = 0
+        for slot in self._slots():
+            if slot.session == session and slot.owner is None:
+                freed += slot.num_held
+                self._clear(slot)
+        return freed + self.store.forget(session)
+
+    def expire(self, limit: float) -> None:
+        """Free what has not been used since `limit`."""
+        for slot in self._slots():
+            if slot.owner is None and slot.num_held and slot.used_at < limit:
+                self._clear(slot)
+
+    def flush(self) -> None:
+        """Save what idle slots hold, and begin to write all that is saved to disk."""
+        for slot in self._slots():
+            if slot.owner is None and slot.num_held and self._can_copy:
+                self.store.keep(slot.held, slot.class_index, slot.index)
+                self.store.shrink()
+        self.store.flush()
+
     def take_operations(self) -> list[SlotOperation]:
-        self._operations += [Drop(snapshot_id) for snapshot_id in self._copies.values()]
-        self._copies.clear()
-        operations, self._operations = self._operations, []
-        return operations
+        for slot in list(self._copies):
+            self._drop_copy(slot)
+        return self.store.take_operations()
 
-    def _find_prefix(
-        self, target: Slot, tenant: str, tokens: Tokens
-    ) -> tuple[Slot | StoredRun | None, int]:
-        own = target.common_prefix_len(tokens) if target.tenant == tenant else 0
+    def _slots(self) -> list[Slot]:
+        return [slot for slots in self.classes for slot in slots]
+
+    def _shared(self, match: Match, slot: Slot) -> int:
+        return min(match.shared_len(slot.node), slot.num_held)
+
+    def _choose_slot(self, class_index: int, wanted: Path, num_steps: int) -> tuple[Slot, Filling]:
+        """The idle slot that costs least to empty, to fill, and to have running for a while.
+
+        Among equals the one with the oldest content, then the lowest.
+        """
+        slots = self.classes[class_index]
+        match = self.store.match(wanted)
+        running = [slot.index for slot in slots if slot.owner is not None]
+        elsewhere = self._choose_filling(wanted, match)
+        best: tuple[float, float, int] | None = None
+        chosen: tuple[Slot, Filling] | None = None
+        for slot in slots:
+            if slot.owner is not None:
+                continue
+            filling = self._choose_in_place(slot, wanted, match, elsewhere)
+            num_lost = slot.num_held - (filling.num_tokens if filling.source is slot else 0)
+            seconds = filling.seconds + num_lost * self.costs.save_seconds
+            seconds += num_steps * self._added_bridging(running, slot.index)
+            rank = (seconds, slot.used_at, slot.index)
+            if best is None or rank < best:
+                best, chosen = rank, (slot, filling)
+        assert chosen is not None
+        return chosen
+
+    def _choose_in_place(
+        self, slot: Slot, wanted: Path, match: Match, elsewhere: Filling
+    ) -> Filling:
+        own = self._shared(match, slot) if slot.num_held else 0
+        seconds = (len(wanted.tokens) - own) * self.costs.prefill_seconds
+        return Filling(seconds, own, slot) if own and seconds <= elsewhere.seconds else elsewhere
+
+    def _choose_filling(self, wanted: Path, match: Match) -> Filling:
+        """How an empty slot gets a prefix of `wanted` for the least time."""
+        costs, total = self.costs, len(wanted.tokens)
+        best = Filling(total * costs.prefill_seconds, 0, None)
         if not self._can_copy:
-            return (target, own) if own else (None, 0)
-        source, length = self._find_elsewhere(target, tenant, tokens)
-        if source is not None and length > own and _is_worth_copying(source, length, own):
-            return source, length
-        return (target, own) if own else (None, 0)
+            return best
+        stored = self.store.host_len(match)
+        seconds = stored * costs.restore_seconds + (total - stored) * costs.prefill_seconds
+        if seconds < best.seconds:
+            best = Filling(seconds, stored, None)
+        for slot in self._slots():
+            length = self._shared(match, slot)
+            if length > best.num_tokens:
+                copying = slot.num_held * costs.save_seconds + length * costs.restore_seconds
+                seconds = copying + (total - length) * costs.prefill_seconds
+                if seconds < best.seconds:
+                    best = Filling(seconds, length, slot)
+        return best
 
-    def _find_elsewhere(
-        self, target: Slot, tenant: str, tokens: Tokens
-    ) -> tuple[Slot | StoredRun | None, int]:
-        best: Slot | StoredRun | None
-        best, best_len = self.store.find_longest(tenant, tokens, max_len=target.length)
-        for slots in self.classes:
-            for slot in slots:
-                # A snapshot is restored whole and then truncated, so all of it must fit.
-                if slot is not target and slot.tenant == tenant and slot.num_held <= target.length:
-                    length = slot.common_prefix_len(tokens)
-                    if length > best_len:
-                        best, best_len = slot, length
-        return best, best_len
-
-    def _reuse_in_place(self, slot: Slot, length: int) -> None:
-        if length == slot.num_held:
-            return
-        dropped = self._displace(slot) if slot.num_held - length >= MIN_REUSE else []
-        self._operations += [Truncate(slot.class_index, slot.index, length), *dropped]
-
-    def _fill_from(self, source: Slot | StoredRun | None, slot: Slot, length: int) -> None:
-        if isinstance(source, StoredRun):
-            self.store.touch(source.snapshot_id)
-        dropped = self._displace(slot)
+    def _fill(
+        self, slot: Slot, wanted: Path, match: Match, filling: Filling, session: SessionKey | None
+    ) -> Source:
+        """Put a prefix into an empty slot; where it came from."""
+        source, num_tokens = filling.source, filling.num_tokens
         if source is None:
-            self._operations.append(Truncate(slot.class_index, slot.index, 0))
-        elif isinstance(source, Slot):
-            self._copy(source, slot, length)
+            if num_tokens:
+                self.store.restore(match, num_tokens, slot.class_index, slot.index)
+            return "host"
+        if source.owner is None:
+            self._copy(source, slot, num_tokens)
+            return "session" if source.session == session else "slot"
+        # Others will want what is shared while its owner runs, so the store keeps it.
+        shared = wanted.cut(num_tokens)
+        if self.store.keep(shared, source.class_index, source.index):
+            self.store.restore(self.store.match(shared), num_tokens, slot.class_index, slot.index)
         else:
-            self._operations.append(
-                Restore(slot.class_index, slot.index, source.snapshot_id, length)
-            )
-        # Dropped last: the run that was just restored may be among the evicted.
-        self._operations += dropped
+            self._copy(source, slot, num_tokens)
+        return "shared"
 
     def _copy(self, source: Slot, target: Slot, num_tokens: int) -> None:
-        """Copy a slot's first tokens; several copies of one slot in a step share a snapshot."""
-        snapshot_id = self._copies.get((source.class_index, source.index))
-        if snapshot_id is None:
-            snapshot_id = self.store.new_id()
-            self._copies[source.class_index, source.index] = snapshot_id
-            self._operations.append(Save(source.class_index, source.index, snapshot_id))
-        self._operations.append(Restore(target.class_index, target.index, snapshot_id, num_tokens))
+        """Copy a slot's first tokens; several copies of one slot in a step share a segment."""
+        copy = self._copies.get(source)
+        if copy is None or copy.num_tokens < num_tokens:
+            self._drop_copy(source)
+            copy = Copy(self.store.new_segment(), num_tokens)
+            self._copies[source] = copy
+            cut = Cut(0, num_tokens, copy.segment_id)
+            self.store.operate(Save(source.class_index, source.index, (cut,)))
+        self.store.operate(
+            Restore(target.class_index, target.index, (copy.segment_id,), num_tokens)
+        )
 
-    def _forget_copy(self, slot: Slot) -> None:
+    def _drop_copy(self, slot: Slot) -> None:
         """What a slot holds changes, so that a copy of it is no longer one."""
-        snapshot_id = self._copies.pop((slot.class_index, slot.index), None)
-        if snapshot_id is not None:
-            self._operations.append(Drop(snapshot_id))
+        copy = self._copies.pop(slot, None)
+        if copy is not None:
+            self.store.operate(Drop(copy.segment_id))
 
-    def _displace(self, slot: Slot) -> list[Drop]:
-        """Save what an idle slot holds, if it is worth it; what the store gives up for it."""
-        if slot.num_held < MIN_REUSE or not self._can_copy:
-            return []
-        snapshot_id, dropped = self.store.put(slot.tenant, slot.tokens[: slot.num_held])
-        if snapshot_id is not None:
-            self._operations.append(Save(slot.class_index, slot.index, snapshot_id))
-        return [Drop(dropped_id) for dropped_id in dropped]
+    def _move(self, source: Slot, target: Slot) -> None:
+        """Move a running sequence into an idle slot."""
+        self._empty(target)
+        self._copy(source, target, source.num_held)
+        self._drop_copy(source)
+        self._drop_copy(target)
+        target.owner, target.session, target.node = source.owner, source.session, source.node
+        target.label, target.num_public = source.label, source.num_public
+        target.tokens, target.num_held = source.tokens, source.num_held
+        source.owner, source.node = None, None
+        self._clear(source)
+        self.store.shrink()
+
+    def _cut_back(self, slot: Slot, num_tokens: int) -> None:
+        """Keep a slot's first tokens in it, and what else it holds in the store."""
+        if slot.num_held > num_tokens:
+            self._save(slot)
+            self._truncate(slot, num_tokens)
+
+    def _empty(self, slot: Slot) -> None:
+        if slot.num_held:
+            self._save(slot)
+            self.store.counters.evict("slot")
+        self._clear(slot)
+
+    def _save(self, slot: Slot) -> None:
+        if self._can_copy:
+            self.store.keep(slot.held, slot.class_index, slot.index)
+
+    def _clear(self, slot: Slot) -> None:
+        self._truncate(slot, 0)
+        self.store.forget_slot(slot.node)
+        slot.node = slot.session = None
+        slot.tokens = make_tokens()
+
+    def _truncate(self, slot: Slot, num_tokens: int) -> None:
+        if slot.num_held > num_tokens:
+            self._drop_copy(slot)
+            slot.num_held = num_tokens
+            self.store.operate(Truncate(slot.class_index, slot.index, num_tokens))
+
+    def _bridging(self, running: list[int]) -> float:
+        """What the gaps between running slots add to each step."""
+        return sum(self.costs.bridge(b - a - 1) for a, b in itertools.pairwise(running))
+
+    def _added_bridging(self, running: list[int], index: int) -> float:
+        """What running in one more slot adds to it; less than nothing where it fills a gap."""
+        place = bisect.bisect(running, index)
+        around = running[max(place - 1, 0) : place + 1] if place else running[:1]
+        return self._bridging(sorted([*around, index])) - self._bridging(around)
 
 
-def _is_worth_copying(source: Slot | StoredRun, length: int, own: int) -> bool:
-    num_copied = source.num_held if isinstance(source, Slot) else len(source.tokens)
-    gain = length - own
-    return gain >= MIN_REUSE and gain * COPY_RATIO >= num_copied
+def _holes(running: list[int]) -> list[int]:
+    """Idle slots between running ones."""
+    if not running:
+        return []
+    taken = set(running)
+    return [index for index in range(running[0], running[-1]) if index not in taken]

@@ -1,5 +1,6 @@
 """Sequences that wait for a running one to compute the prefix they share with it."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from service.scheduler.sequence import Sequence
@@ -28,6 +29,9 @@ class Followers:
 
     def __len__(self) -> int:
         return len(self._followers)
+
+    def __iter__(self) -> Iterator[Sequence]:
+        return (follower.sequence for follower in self._followers.values())
 
     def add(self, follower: Follower) -> None:
         self._followers[follower.sequence.id] = follower

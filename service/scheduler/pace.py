@@ -19,6 +19,11 @@ class Pace:
         self._decode_seconds: float | None = None
         self._token_seconds: float | None = None
 
+    @property
+    def token_seconds(self) -> float | None:
+        """What a prompt token takes; None until one was computed."""
+        return self._token_seconds
+
     def observe(self, *, num_decode: int, num_prompt: int, seconds: float) -> None:
         """Learn from a step of `num_decode` running streams and `num_prompt` prompt tokens."""
         if num_prompt == 0:
@@ -28,11 +33,14 @@ class Pace:
         cost = max(seconds - beside, 0.0) / num_prompt
         self._token_seconds = _smooth(self._token_seconds, cost)
 
-    def allow(self) -> int:
-        """Prompt tokens that the next step may compute beside running streams."""
+    def allow(self, *, busy_seconds: float = 0.0) -> int:
+        """Prompt tokens that the next step may compute beside running streams.
+
+        `busy_seconds` of the step are spent otherwise.
+        """
         if not self._token_seconds:
             return MIN_CHUNK if self._token_seconds is None else self._max_tokens
-        left = self._target - (self._decode_seconds or 0.0)
+        left = self._target - (self._decode_seconds or 0.0) - busy_seconds
         return max(MIN_CHUNK, min(int(left / self._token_seconds), self._max_tokens))
 
 

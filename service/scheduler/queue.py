@@ -6,35 +6,63 @@ from service.scheduler.sequence import Sequence
 
 
 class WaitingQueue:
-    """First come, first served within each size class. Every operation is O(1)."""
+    """By rank within each size class; first come, first served among equals.
 
-    def __init__(self, num_classes: int) -> None:
-        self._queues: list[OrderedDict[int, Sequence]] = [OrderedDict() for _ in range(num_classes)]
-        self._class_of: dict[int, int] = {}
+    A rank is a priority, less one for each `aging_seconds` of age: nobody waits for ever. Within a
+    priority the oldest is first, so an operation costs as much as there are priorities in use.
+    """
+
+    def __init__(self, num_classes: int, *, aging_seconds: float) -> None:
+        self._aging_seconds = aging_seconds
+        self._lines: list[dict[int, OrderedDict[int, Sequence]]] = [{} for _ in range(num_classes)]
+        self._places: dict[int, tuple[int, int]] = {}
+        """Class and priority of each sequence."""
 
     def __len__(self) -> int:
-        return len(self._class_of)
+        return len(self._places)
 
     def has(self, class_index: int) -> bool:
-        return bool(self._queues[class_index])
+        return bool(self._lines[class_index])
+
+    def rank(self, sequence: Sequence) -> float:
+        """Lower is served first; the difference between two does not change with time."""
+        return sequence.priority + sequence.arrived_at / self._aging_seconds
+
+    def first(self, class_index: int) -> Sequence:
+        heads = (next(iter(line.values())) for line in self._lines[class_index].values())
+        return min(heads, key=self.rank)
 
     def push(self, sequence: Sequence, class_index: int) -> None:
-        self._queues[class_index][sequence.id] = sequence
-        self._class_of[sequence.id] = class_index
+        line = self._lines[class_index].setdefault(sequence.priority, OrderedDict())
+        line[sequence.id] = sequence
+        self._places[sequence.id] = class_index, sequence.priority
 
     def push_front(self, sequence: Sequence, class_index: int) -> None:
+        """Before all of its priority."""
         self.push(sequence, class_index)
-        self._queues[class_index].move_to_end(sequence.id, last=False)
+        self._lines[class_index][sequence.priority].move_to_end(sequence.id, last=False)
 
     def pop(self, class_index: int) -> Sequence:
-        sequence_id, sequence = self._queues[class_index].popitem(last=False)
-        del self._class_of[sequence_id]
+        sequence = self.first(class_index)
+        self.remove(sequence.id)
         return sequence
 
     def remove(self, sequence_id: int) -> bool:
         """Forget a sequence; whether it was waiting."""
-        class_index = self._class_of.pop(sequence_id, None)
-        if class_index is None:
+        place = self._places.pop(sequence_id, None)
+        if place is None:
             return False
-        del self._queues[class_index][sequence_id]
+        class_index, priority = place
+        line = self._lines[class_index][priority]
+        del line[sequence_id]
+        if not line:
+            del self._lines[class_index][priority]
         return True
+
+    def forget(self, session: tuple[str, str]) -> None:
+        """What sequences of a session leave behind is not kept."""
+        for lines in self._lines:
+            for line in lines.values():
+                for sequence in line.values():
+                    if sequence.session == session:
+                        sequence.is_forgotten = True

@@ -2,27 +2,36 @@
 
 add, abort ──> waiting ──admit──> running ──apply──> outputs
                 │  ^                 │
-                │  ├──── outgrew ────┘
+                │  ├── outgrew, gave way
                 v  │
              following: a running one computes the prefix it shares
+             loading: its prefix is read from disk
 """
+
+import itertools
 
 from service.core.messages import SequenceOutput, Submit
 from service.core.plan import Chunk, ContextPlan, Filler, Plan, StepResult
 from service.core.request import FinishReason
 from service.core.sampling import TokenLogprobs
 from service.kvcache.allocator import SlotAllocator
-from service.kvcache.prefix import common_prefix_len
+from service.kvcache.tree import SessionKey
 from service.scheduler.config import SchedulerConfig
 from service.scheduler.followers import Follower, Followers
+from service.scheduler.loading import Loading, LoadingSequences
 from service.scheduler.pace import Pace
 from service.scheduler.queue import WaitingQueue
 from service.scheduler.sequence import Sequence
 
-MIN_LEFT_TO_MOVE = 16
-"""Tokens. A sequence about to end is not moved into a hole; filler rows bridge it until then."""
+USUAL_OUTPUT = 64
+"""Tokens. How long answers are taken to be until some have ended."""
+SMOOTHING = 0.1
+"""Weight of the latest answer in their mean length."""
 MIN_SHARED = 64
 """Tokens. A shorter prefix that another is computing is computed again rather than waited for."""
+
+Row = tuple[int, Sequence, Chunk]
+"""Index of a slot, whose it is, and what it computes."""
 
 
 class Scheduler:
@@ -36,8 +45,10 @@ class Scheduler:
         self._allocator = allocator
         self._eog_tokens = eog_tokens
         self._num_classes = len(allocator.classes)
-        self._waiting = WaitingQueue(self._num_classes)
+        self._waiting = WaitingQueue(self._num_classes, aging_seconds=config.aging_seconds)
         self._followers = Followers()
+        self._loading = LoadingSequences()
+        self._mean_output = float(USUAL_OUTPUT)
         self._running: dict[int, Sequence] = {}
         self._pace = Pace(target_seconds=config.target_itl_seconds, max_tokens=config.step_tokens)
         self._plan = Plan()
@@ -45,7 +56,7 @@ class Scheduler:
 
     @property
     def num_waiting(self) -> int:
-        return len(self._waiting) + len(self._followers)
+        return len(self._waiting) + len(self._followers) + len(self._loading)
 
     @property
     def num_running(self) -> int:
@@ -53,6 +64,7 @@ class Scheduler:
 
     @property
     def has_work(self) -> bool:
+        """Whether there is a step to do; not while all there is waits for a disk."""
         return bool(self._running or self._waiting or self._followers)
 
     @property
@@ -61,19 +73,22 @@ class Scheduler:
 
     def add(self, request: Submit) -> None:
         """Let a request wait for a slot that holds its prompt and some growth."""
-        sequence = Sequence(request, max_len=self._allocator.max_len)
+        sequence = Sequence(request, max_len=self._allocator.max_len, now=self._allocator.store.now)
         growth = min(sequence.num_left, self._config.growth_tokens)
         room = sequence.num_tokens + growth
         self._waiting.push(sequence, self._allocator.smallest_class(room))
 
     def abort(self, sequence_id: int) -> bool:
         """Forget a sequence, waiting or running; whether there was one."""
-        if self._waiting.remove(sequence_id) or self._followers.remove(sequence_id):
+        if any(
+            waiting.remove(sequence_id)
+            for waiting in (self._waiting, self._followers, self._loading)
+        ):
             return True
-        sequence = self._running.pop(sequence_id, None)
+        sequence = self._running.get(sequence_id)
         if sequence is None:
             return False
-        self._release(sequence)
+        self._end(sequence)
         return True
 
     def plan(self) -> Plan:
@@ -86,9 +101,24 @@ class Scheduler:
         self._plan = Plan(self._allocator.take_operations(), contexts)
         return self._plan
 
+    def forget(self, session: SessionKey) -> int:
+        """Free what a session left, and what it leaves; how many tokens are free now."""
+        self._waiting.forget(session)
+        for sequence in [*self._running.values(), *self._followers, *self._loading]:
+            if sequence.session == session:
+                sequence.is_forgotten = True
+        return self._allocator.forget(session)
+
+    def note_read(self, file_id: int, segment_id: int, *, is_good: bool) -> None:
+        """A file that the plan of an earlier step loads is in memory, or cannot be read."""
+        self._allocator.store.note_read(file_id, segment_id, is_good=is_good)
+        for loading in self._loading.take_loaded(file_id):
+            self._waiting.push_front(loading.sequence, loading.class_index)
+
     def apply(self, result: StepResult) -> list[SequenceOutput]:
         """Take in what the planned step computed and drew; what it gave each sequence."""
         self._observe_pace(result.decode_seconds)
+        self._allocator.costs.observe_copies(result.copies)
         outputs: list[SequenceOutput] = []
         draws = enumerate(result.tokens)
         for sequence, chunk in zip(self._planned, self._plan.chunks(), strict=True):
@@ -110,6 +140,9 @@ class Scheduler:
                 num_prompt += chunk.num_tokens
         if num_decode or num_prompt:
             self._pace.observe(num_decode=num_decode, num_prompt=num_prompt, seconds=seconds)
+            self._allocator.costs.prefill_seconds = (
+                self._pace.token_seconds or self._allocator.costs.prefill_seconds
+            )
 
     def _extend(
         self, sequence: Sequence, token: int, measured: TokenLogprobs | None
@@ -123,8 +156,7 @@ class Scheduler:
             if sequence.is_complete:
                 reason = "length"
         if reason is not None:
-            del self._running[sequence.id]
-            self._release(sequence)
+            self._end(sequence)
         logprobs = None if measured is None else [measured, *[None] * len(added)][: len(added)]
         return SequenceOutput(sequence.id, added, reason, sequence.num_cached, logprobs)
 
@@ -132,6 +164,17 @@ class Scheduler:
         assert sequence.slot is not None
         self._allocator.release(sequence.slot)
         sequence.slot = None
+
+    def _end(self, sequence: Sequence) -> None:
+        del self._running[sequence.id]
+        self._release(sequence)
+        self._mean_output += SMOOTHING * (sequence.num_output - self._mean_output)
+        if sequence.is_forgotten and sequence.session is not None:
+            self._allocator.forget(sequence.session)
+
+    def _expect_steps(self, sequence: Sequence) -> int:
+        """How long it will probably run."""
+        return min(sequence.num_left, int(self._mean_output) + 1)
 
     def _move_up_outgrown(self) -> None:
         """Send sequences that filled their slot to a longer one, through the head of its queue.
@@ -144,62 +187,85 @@ class Scheduler:
             if sequence.slot is not None and sequence.num_tokens > sequence.slot.length
         ]
         for sequence in outgrown:
-            del self._running[sequence.id]
-            self._release(sequence)
-            needed = sequence.num_tokens + min(sequence.num_left, self._config.growth_tokens)
-            self._waiting.push_front(sequence, self._allocator.smallest_class(needed))
-            self.num_preemptions += 1
+            self._give_way(sequence)
+
+    def _give_way(self, sequence: Sequence) -> None:
+        """Let a running sequence wait at the head of its queue; what it computed is reusable."""
+        del self._running[sequence.id]
+        self._release(sequence)
+        needed = sequence.num_tokens + min(sequence.num_left, self._config.growth_tokens)
+        self._waiting.push_front(sequence, self._allocator.smallest_class(needed))
+        self.num_preemptions += 1
 
     def _admit(self) -> None:
-        """Fill each class from its own queue, then lend what is idle to shorter classes' queues."""
-        for class_index in range(self._num_classes):
-            while self._waiting.has(class_index) and self._allocator.has_idle(class_index):
-                if not self._start_or_follow(class_index, class_index):
-                    break
-        for class_index in range(self._num_classes):
-            while self._waiting.has(class_index):
-                lender = self._find_lender(class_index)
-                if lender is None or not self._start_or_follow(class_index, lender):
-                    break
+        """Fill each class from its own queue, then lend what is idle, then let lower ones give way.
 
-    def _find_lender(self, class_index: int) -> int | None:
+        Beside running streams, copying into slots takes no longer than a token should; whoever is
+        left has its turn in the next step.
+        """
+        is_decoding = any(sequence.is_decoding for sequence in self._running.values())
+        limit = self._config.target_itl_seconds if is_decoding else float("inf")
+        for find_class in (self._find_idle, self._find_lender, self._make_way):
+            for queue in range(self._num_classes):
+                while self._waiting.has(queue) and self._allocator.store.copying_seconds < limit:
+                    class_index = find_class(queue)
+                    if class_index is None or not self._start_or_wait(queue, class_index):
+                        break
+
+    def _find_idle(self, queue: int) -> int | None:
+        return queue if self._allocator.has_idle(queue) else None
+
+    def _find_lender(self, queue: int) -> int | None:
         """A longer class with an idle slot that nobody of its own waits for."""
-        for lender in range(class_index + 1, self._num_classes):
+        for lender in range(queue + 1, self._num_classes):
             if self._allocator.has_idle(lender) and not self._waiting.has(lender):
                 return lender
         return None
 
-    def _start_or_follow(self, queue: int, class_index: int) -> bool:
-        """Take the head of a queue; False leaves it there, since enough follow already.
+    def _make_way(self, queue: int) -> int | None:
+        """The class of a slot that a sequence of lower priority gives up."""
+        waiting = self._waiting.first(queue)
+        lower = [
+            sequence
+            for sequence in self._running.values()
+            if sequence.priority > waiting.priority and _class_of(sequence) >= queue
+        ]
+        last = max(lower, key=self._waiting.rank, default=None)
+        if last is None or self._waiting.rank(last) <= self._waiting.rank(waiting):
+            return None
+        class_index = _class_of(last)
+        self._give_way(last)
+        return class_index
 
-        More followers than slots could not start together anyway, and each costs every step.
+    def _start_or_wait(self, queue: int, class_index: int) -> bool:
+        """Take the head of a queue; False leaves it there, since enough wait already.
+
+        It waits for a running sequence that computes its prefix, or for a disk that has it. More
+        followers than slots could not start together anyway, and each costs every step.
         """
-        sequence = self._waiting.pop(queue)
-        provider, num_tokens = self._find_provider(sequence)
-        if provider is None:
-            self._start(sequence, class_index)
-        elif len(self._followers) < self._allocator.num_slots:
-            self._followers.add(Follower(sequence, queue, provider, num_tokens))
+        sequence = self._waiting.first(queue)
+        provider = self._allocator.find_provider(sequence.prefix, MIN_SHARED)
+        if provider is not None:
+            if len(self._followers) >= self._allocator.num_slots:
+                return False
+            owner, num_tokens = provider
+            follower = Follower(sequence, queue, self._running[owner], num_tokens)
+            self._waiting.remove(sequence.id)
+            self._followers.add(follower)
+            return True
+        self._waiting.remove(sequence.id)
+        files = self._find_files(sequence)
+        if files:
+            sequence.has_loaded = True
+            self._loading.add(Loading(sequence, queue, files))
         else:
-            self._waiting.push_front(sequence, queue)
-            return False
+            self._start(sequence, class_index)
         return True
 
-    def _find_provider(self, sequence: Sequence) -> tuple[Sequence | None, int]:
-        """A running sequence that is about to compute a prefix of this one worth waiting for."""
-        wanted = sequence.tokens[:-1]
-        best: Sequence | None = None
-        best_len = 0
-        for other in self._running.values():
-            if other.tenant != sequence.tenant or other.num_pending < MIN_SHARED:
-                continue
-            shared = common_prefix_len(other.tokens, wanted)
-            if shared - other.num_computed >= MIN_SHARED and shared > best_len:
-                best, best_len = other, shared
-        if best is None:
-            return None, 0
-        cached = self._allocator.find_cached_len(sequence.tenant, wanted)
-        return (best, best_len) if best_len - cached >= MIN_SHARED else (None, 0)
+    def _find_files(self, sequence: Sequence) -> set[int]:
+        if sequence.has_loaded or len(self._loading) >= self._allocator.num_slots:
+            return set()
+        return self._allocator.load(sequence.prefix)
 
     def _recall_followers(self) -> None:
         for follower in self._followers.take_served():
@@ -207,7 +273,12 @@ class Scheduler:
 
     def _start(self, sequence: Sequence, class_index: int) -> None:
         acquired = self._allocator.acquire(
-            sequence.id, class_index, sequence.tenant, sequence.tokens
+            sequence.id,
+            class_index,
+            sequence.path,
+            session=sequence.session,
+            num_steps=self._expect_steps(sequence),
+            is_loaded=sequence.has_loaded,
         )
         sequence.slot = acquired.slot
         sequence.num_computed = acquired.num_cached
@@ -222,8 +293,10 @@ class Scheduler:
             for sequence in self._running.values()
             if sequence.slot is not None and sequence.is_decoding
         }
-        budget = self._pace.allow() if decoding else self._config.step_tokens
-        rows: list[list[tuple[int, Sequence, Chunk]]] = [[] for _ in range(self._num_classes)]
+        budget = self._config.step_tokens
+        if decoding:
+            budget = self._pace.allow(busy_seconds=self._allocator.store.copying_seconds)
+        rows: list[list[Row]] = [[] for _ in range(self._num_classes)]
         for sequence in self._running.values():
             slot = sequence.slot
             assert slot is not None
@@ -243,35 +316,45 @@ class Scheduler:
             ContextPlan(
                 class_index,
                 [chunk for _, _, chunk in row],
-                self._bridge_holes(class_index, row[-1][0]) if class_index in decoding else [],
+                self._bridge_holes(class_index, row) if class_index in decoding else [],
             )
             for class_index, row in enumerate(rows)
             if row
         ]
 
     def _close_holes(self) -> None:
-        """Keep running slots dense, so that they decode in one pass."""
+        """Keep running slots together, so that they decode in one pass."""
         for class_index in range(self._num_classes):
-            while (hole := self._allocator.find_hole(class_index)) is not None:
-                target, last = hole
-                assert last.owner is not None
-                sequence = self._running[last.owner]
-                if sequence.num_left < MIN_LEFT_TO_MOVE:
+            while True:
+                move = self._allocator.close_hole(
+                    class_index, lambda owner: self._expect_steps(self._running[owner])
+                )
+                if move is None:
                     break
-                self._allocator.move(last, target)
-                sequence.slot = target
+                _, slot = move
+                assert slot.owner is not None
+                self._running[slot.owner].slot = slot
 
-    def _bridge_holes(self, class_index: int, last: int) -> list[Filler]:
-        slots = self._allocator.classes[class_index][:last]
+    def _bridge_holes(self, class_index: int, row: list[Row]) -> list[Filler]:
+        """Filler rows in the gaps where they cost less than one more pass."""
+        slots = self._allocator.classes[class_index]
+        costs = self._allocator.costs
         return [
             Filler(slot.index, self._allocator.make_room(slot))
-            for slot in slots
+            for (before, _, _), (after, _, _) in itertools.pairwise(row)
+            if after - before > 1 and costs.prefers_filling(after - before - 1)
+            for slot in slots[before + 1 : after]
             if slot.owner is None
         ]
 
 
-def _slot_index(row: tuple[int, Sequence, Chunk]) -> int:
+def _slot_index(row: Row) -> int:
     return row[0]
+
+
+def _class_of(sequence: Sequence) -> int:
+    assert sequence.slot is not None
+    return sequence.slot.class_index
 
 
 def _started(sequence: Sequence) -> SequenceOutput:

@@ -3,6 +3,7 @@
 from service.core.messages import Submit
 from service.core.plan import Chunk, Draw, Tokens, make_tokens
 from service.kvcache.allocator import Slot
+from service.kvcache.tree import Path, SessionKey
 
 
 class Sequence:
@@ -21,21 +22,37 @@ class Sequence:
         "_closing_tokens",
         "_draw",
         "_end_token",
+        "arrived_at",
+        "has_loaded",
         "id",
+        "is_forgotten",
         "is_reported",
+        "label",
         "max_len",
         "num_cached",
         "num_computed",
         "num_prompt_tokens",
+        "num_public",
+        "priority",
+        "session",
         "slot",
-        "tenant",
         "tokens",
     )
 
-    def __init__(self, request: Submit, *, max_len: int) -> None:
+    def __init__(self, request: Submit, *, max_len: int, now: float = 0.0) -> None:
         """`max_len` is the context's; the request may ask for less."""
         self.id = request.sequence_id
-        self.tenant = request.tenant
+        self.arrived_at = now
+        self.priority = request.priority
+        self.label = request.share
+        self.num_public = request.num_public
+        self.session: SessionKey | None = None
+        if request.session is not None:
+            self.session = request.tenant, request.session
+        self.is_forgotten = False
+        """Whether nothing of it is kept after its end."""
+        self.has_loaded = False
+        """Whether it has waited for disk already; it does not twice."""
         self.tokens: Tokens = make_tokens(request.prompt)
         self.num_prompt_tokens = len(request.prompt) - request.num_generated
         self.num_computed = 0
@@ -56,6 +73,15 @@ class Sequence:
         self._budget_left = _thinking_left(request)
         self._end_token = None if thinking is None else thinking.end_token
         self._closing_tokens = () if thinking is None else thinking.closing_tokens
+
+    @property
+    def path(self) -> Path:
+        return Path(self.label, self.tokens, self.num_public)
+
+    @property
+    def prefix(self) -> Path:
+        """All that it could find computed: the last token's logits are its own to compute."""
+        return self.path.cut(len(self.tokens) - 1)
 
     @property
     def num_tokens(self) -> int:

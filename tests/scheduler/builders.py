@@ -95,7 +95,7 @@ class Bench(Driver):
         # 8 prompt tokens beside one stream.
         self.model = SimulatedModel(num_vocab=num_vocab, bytes_per_token=1, row_seconds=ROW_SECONDS)
         self.engine = SimulatedEngine(self.model, sizes, sleep=lambda _: None)
-        self.store = SnapshotStore(budget_bytes=host_cache_tokens, bytes_per_token=1)
+        self.store = SnapshotStore(host_bytes=host_cache_tokens, bytes_per_token=1)
         self.allocator = SlotAllocator(sizes, self.store)
         config = config or SchedulerConfig(
             step_tokens=32, target_itl_seconds=9 * ROW_SECONDS, growth_tokens=8

@@ -154,26 +154,34 @@ def test_finished_sequence_leaves_its_tokens_for_the_next_turn():
     assert bench.outcomes[2].num_cached == len(history) - 1
 
 
-def test_hole_among_running_slots_is_filled_by_moving_the_last_one_down():
-    bench = Bench("3x64")
-    for sequence_id, max_tokens in ((1, 2), (2, 40), (3, 40)):
+def run_with_a_hole(bench):
+    """Three sequences, of which the middle one ends first."""
+    for sequence_id, max_tokens in ((1, 40), (2, 2), (3, 40)):
         bench.add(submit(sequence_id, prompt(4, 1000 * sequence_id), max_tokens=max_tokens))
-    while bench.outcomes[1].finish_reason is None:
-        bench.step()
-    bench.step()
-    assert [chunk.slot for chunk in bench.plans[-1].contexts[0].chunks] == [0, 1]
-
-
-def test_hole_below_a_sequence_about_to_end_is_bridged():
-    bench = Bench("3x64")
-    for sequence_id, max_tokens in ((1, 2), (2, 9), (3, 9)):
-        bench.add(submit(sequence_id, prompt(4, 1000 * sequence_id), max_tokens=max_tokens))
-    while bench.outcomes[1].finish_reason is None:
+    while bench.outcomes[2].finish_reason is None:
         bench.step()
     bench.step()
     (context,) = bench.plans[-1].contexts
-    assert [filler.slot for filler in context.fillers] == [0]
-    assert [chunk.slot for chunk in context.chunks] == [1, 2]
+    return [chunk.slot for chunk in context.chunks], [filler.slot for filler in context.fillers]
+
+
+def test_sequence_is_moved_into_a_hole_where_copying_costs_less_than_bridging():
+    slots, fillers = run_with_a_hole(Bench("3x64"))
+    assert slots[1] - slots[0] == 1
+    assert fillers == []
+
+
+def test_hole_is_bridged_where_copying_costs_more():
+    bench = Bench("3x64")
+    bench.allocator.costs.save_seconds = 1.0
+    assert run_with_a_hole(bench) == ([0, 2], [1])
+
+
+def test_hole_stays_where_one_more_pass_costs_less_than_filler_rows():
+    bench = Bench("3x64")
+    bench.allocator.costs.save_seconds = 1.0
+    bench.allocator.costs.pass_seconds = bench.allocator.costs.row_seconds / 2
+    assert run_with_a_hole(bench) == ([0, 2], [])
 
 
 def test_aborted_sequence_frees_its_slot_before_the_next_step():

@@ -95,8 +95,8 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_store_keeps_what_it_counts(self):
-        assert self.bench.engine.num_snapshots == len(self.bench.store)
-        assert self.bench.store.num_bytes <= 150
+        assert self.bench.engine.num_segments == self.bench.store.num_segments
+        assert self.bench.store.host_bytes <= 150
 
     def teardown(self):
         """Everything left is served, and every answer is what a fresh context gives."""
