@@ -104,11 +104,12 @@ class ToolUse:
     callable: Mapping[int, chat.Tool]
     """What it may call, by the index in the request."""
     must_call: bool
-    parallel: bool
+    parallel: bool | None
+    """Whether there may be several calls; None leaves it to what the model was made for."""
 
 
 def read_tool_use(
-    tools: Sequence[FunctionTool], choice: "ToolChoice | None", *, parallel: bool
+    tools: Sequence[FunctionTool], choice: "ToolChoice | None", *, parallel: bool | None
 ) -> ToolUse | None:
     """None where nothing is to be called; then the model is not told of tools either.
 

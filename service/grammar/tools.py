@@ -7,6 +7,9 @@ from typing import Literal
 from service.core.request import Constraint
 from service.grammar.forms import JsonSchema, join_grammars, json_part, lark_part, quote
 
+MAX_PARALLEL_CALLS = 16
+"""In one answer; a small model does not stop by itself."""
+
 NO_ARGUMENTS: Mapping[str, object] = {
     "type": "object",
     "properties": {},
@@ -56,12 +59,13 @@ def constrain_calls(
     """Calls of `functions` only, with arguments that are valid against their schemas.
 
     `auto`: any text, then a call or none; `required`: a call at once, no text. A named function is
-    `required` with that function alone. With `parallel` further calls may follow, and nothing else
-    follows a call in any case. `begin_token` is as in Constraint. The grammar is not compiled yet:
-    give it to `GrammarCompiler.check`, as all others.
+    `required` with that function alone. With `parallel` further calls may follow, up to
+    MAX_PARALLEL_CALLS, and nothing else follows a call in any case. `begin_token` is as in
+    Constraint. The grammar is not compiled yet: give it to `GrammarCompiler.check`, as all others.
     """
     start = "calls" if mode == "required" else "TEXT | opening rest"
-    repeated = f"({quote(syntax.between) if syntax.between else ''} {_opening(syntax)} call)*"
+    between = quote(syntax.between) if syntax.between else ""
+    repeated = f"({between} {_opening(syntax)} call){{0,{MAX_PARALLEL_CALLS - 1}}}"
     lines = [
         f"start: {start}",
         f"calls: {_opening(syntax)} rest",
