@@ -8,16 +8,14 @@ import re
 from collections.abc import Mapping, Sequence
 
 from llguidance import LLMatcher
-from llguidance.gbnf_to_lark import GbnfToLarkError, gbnf_to_lark
 
-from service.errors import InvalidRequest
-
-JsonSchema = Mapping[str, object] | bool
+JsonSchema = Mapping[str, object]
 
 WHITESPACE = " |\\r?\\n[ \\t]{0,20}"
 """What may stand between two tokens of JSON, at most once: compact, spaced and indented JSON all
 fit, and a small model cannot fill its budget with blanks."""
 
+_AFTER_THOUGHT = "after_thought"
 _GBNF_RULE = re.compile(r"^\s*[\w-]+\s*::=", re.MULTILINE)
 
 
@@ -41,12 +39,21 @@ def choice(texts: Sequence[str]) -> str:
     return join_grammars([lark_part(f"start: {' | '.join(map(quote, texts))}")])
 
 
-def context_free(text: str, *, param: str) -> str:
-    """A Lark grammar as llguidance reads it, or GBNF as llama.cpp does, told apart by `::=`.
+def context_free(lark: str) -> str:
+    """A Lark grammar as llguidance reads it."""
+    return join_grammars([lark_part(lark)])
 
-    Raises InvalidRequest for GBNF that cannot be converted.
-    """
-    return join_grammars([lark_part(_from_gbnf(text, param) if _GBNF_RULE.search(text) else text)])
+
+def is_gbnf(text: str) -> bool:
+    """Whether it is a grammar as llama.cpp reads it, told from Lark by `::=`."""
+    return _GBNF_RULE.search(text) is not None
+
+
+def after_thought(grammar: str) -> str:
+    """The same behind line ends that a model may write once it has closed its thought."""
+    first, *others = json.loads(grammar)["grammars"]
+    start = lark_part(f"start: /\\n{{0,2}}/ @{_AFTER_THOUGHT}")
+    return join_grammars([start, {**first, "name": _AFTER_THOUGHT}, *others])
 
 
 def join_grammars(parts: Sequence[Mapping[str, object]]) -> str:
@@ -57,8 +64,6 @@ def join_grammars(parts: Sequence[Mapping[str, object]]) -> str:
 def json_part(name: str, schema: JsonSchema, *, lenient: bool = False) -> dict[str, object]:
     """JSON by a schema; with `lenient`, what llguidance does not support in it is ignored."""
     options = {"whitespace_pattern": WHITESPACE, "lenient": lenient}
-    if isinstance(schema, bool):
-        schema = {} if schema else {"not": {}}
     return {"name": name, "json_schema": {**schema, "x-guidance": options}}
 
 
@@ -69,10 +74,3 @@ def lark_part(text: str) -> dict[str, object]:
 def quote(text: str) -> str:
     """Text as a string of a Lark grammar; an empty one matches nothing at all."""
     return json.dumps(text, ensure_ascii=False)
-
-
-def _from_gbnf(text: str, param: str) -> str:
-    try:
-        return gbnf_to_lark(text)
-    except (GbnfToLarkError, IndexError, RecursionError) as error:
-        raise InvalidRequest(f"{param}: not a GBNF grammar: {error}", param=param) from None
