@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from service.core.messages import Submit
+from service.core.plan import Plan, Truncate
 from service.core.sampling import SamplingParams
 from service.engine.config import EngineConfig
 from service.engine.llama_engine import LlamaEngine
@@ -59,9 +60,11 @@ def reference() -> Iterator[LlamaContext]:
 
 
 def drive(engine: LlamaEngine, *, host_cache_bytes: int = 1 << 28) -> Driver:
-    """A new scheduler over the engine, whose slots are emptied as they are acquired."""
-    store = SnapshotStore(budget_bytes=host_cache_bytes, bytes_per_token=engine.bytes_per_token)
+    """A new scheduler over the engine, with empty slots."""
+    store = SnapshotStore(host_bytes=host_cache_bytes, bytes_per_token=engine.bytes_per_token)
     allocator = SlotAllocator(parse_size_classes(CLASSES), store)
+    slots = [slot for slots in allocator.classes for slot in slots]
+    engine.execute(Plan([Truncate(slot.class_index, slot.index, 0) for slot in slots]))
     config = SchedulerConfig(step_tokens=128, growth_tokens=32)
     return Driver(Scheduler(config, allocator, engine.eog_tokens), engine)
 

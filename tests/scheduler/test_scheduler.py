@@ -231,6 +231,7 @@ def test_logprobs_go_with_drawn_tokens_of_who_asked():
     while bench.scheduler.has_work:
         for output in bench.step():
             if output.sequence_id == 1 and output.token_ids:
+                assert output.logprobs is not None
                 pairs += zip(output.token_ids, output.logprobs, strict=True)
             else:
                 assert output.logprobs is None
