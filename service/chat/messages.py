@@ -63,8 +63,9 @@ class Conversation:
     today: date | None = None
     """None keeps dates out of the prompt, so that its head stays cached over midnight."""
     open_thought: bool = False
-    """Whether the prompt opens the thought itself, as a thinking budget needs it: the budget counts
-    from the first generated token, and a model that did not think must not be told to stop."""
+    """Whether the prompt opens the thought itself. A thinking budget needs it: it counts from the
+    first generated token, and a model that did not think must not be told to stop. So does what
+    binds the text behind the thought."""
 
 
 def join_parts(texts: Iterable[str]) -> str:
