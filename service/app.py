@@ -2,15 +2,19 @@
 
 import asyncio
 import contextlib
+import hashlib
 import math
+import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 
 import structlog
 from prometheus_client import CollectorRegistry, disable_created_metrics
 
+from service import __version__
 from service.api.application import build_application
 from service.api.config import ApiConfig
 from service.api.drain import Drain
@@ -47,6 +51,7 @@ from service.sizing import (
 from service.telemetry.metrics import Metrics
 
 _ALL_LAYERS = -1
+_FINGERPRINT_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +104,7 @@ async def run_service(
         id=file.name,
         created=int(file.path.stat().st_mtime),
         context_len=shape.context_len,
+        fingerprint=_fingerprint(settings, file.path),
         sampling=_choose_sampling(file, architecture),
         format=chat_format,
         vocab=vocab,
@@ -146,6 +152,21 @@ async def _run(server: Server, pool: EnginePool, on_ready: Callable[[], None]) -
         server.stop()
         await serving
         await pool.stop()
+
+
+def _fingerprint(settings: Settings, path: Path) -> str:
+    """What answers depend on beside the request; the file counts by its ends, which is quick."""
+    engine = settings.engine
+    computation = (engine.kv_type, engine.flash_attention, engine.rope_scaling, settings.backend)
+    build = (__version__, version("llama-cpp-python"), *map(str, computation))
+    whole = hashlib.sha256("\0".join(build).encode())
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        whole.update(b"%d" % size)
+        for start in (0, max(0, size - _FINGERPRINT_BYTES)):
+            file.seek(start)
+            whole.update(file.read(_FINGERPRINT_BYTES))
+    return f"fp_{whole.hexdigest()[:12]}"
 
 
 def _configure_api(settings: Settings) -> ApiConfig:

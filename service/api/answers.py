@@ -15,12 +15,17 @@ class AnswerModel(BaseModel):
 
 class PromptTokensDetails(AnswerModel):
     cached_tokens: int
+    audio_tokens: int = 0
+    image_tokens: int = 0
+    text_tokens: int | None = None
 
 
 class CompletionTokensDetails(AnswerModel):
     reasoning_tokens: int
     accepted_prediction_tokens: int | None = None
     rejected_prediction_tokens: int | None = None
+    audio_tokens: int = 0
+    text_tokens: int | None = None
 
 
 class Usage(AnswerModel):
@@ -77,6 +82,7 @@ class ChatCompletion(AnswerModel):
     object: Literal["chat.completion"]
     created: int
     model: str
+    system_fingerprint: str
     service_tier: str | None = None
     choices: list[ChatChoice]
     usage: Usage
@@ -113,6 +119,7 @@ class ChatCompletionChunk(AnswerModel):
     object: Literal["chat.completion.chunk"]
     created: int
     model: str
+    system_fingerprint: str
     service_tier: str | None = None
     choices: list[ChatChoiceDelta]
     usage: Usage | None = None

@@ -14,23 +14,22 @@ from service.api.drain import Drain
 from service.api.errors import internal_error, render_error
 from service.api.event_stream import EventStream
 from service.api.exchange import Exchange, mint
-from service.api.generator import Generator, ending
+from service.api.generation import name_tier
+from service.api.generator import Choice, Generator, ending, run_all
 from service.api.operation import EVENT_STREAM, GENERATING, Answer, Operation
 from service.api.presentation import (
     DONE,
     ChunkEncoder,
-    MessageBuilder,
     Stamp,
     choose_finish_reason,
     count_usage,
     encode_completion,
+    read_choice,
 )
 from service.api.schemas import ChatCompletionRequest
 from service.api.served_model import ServedModel
 from service.api.validation import parse_body
-from service.chat.parser import OutputParser
 from service.errors import SmolserveError
-from service.runtime.stream import OutputStream
 
 OPERATIONS = (
     Operation(
@@ -75,25 +74,21 @@ class ChatCompletions:
             answer = await self._complete(request, exchange)
         await Response(answer, media_type="application/json")(scope, receive, send)
 
-    def _stamp(self, request: ChatCompletionRequest) -> Stamp:
+    def _stamp(self, request: ChatCompletionRequest, exchange: Exchange) -> Stamp:
         return Stamp(
             id=f"chatcmpl-{mint()}",
             created=int(time.time()),  # noqa: TID251 - a response is stamped
             model=self._model.id,
-            service_tier="default" if request.service_tier else None,
+            fingerprint=self._model.fingerprint,
+            service_tier=name_tier(request, exchange),
         )
 
     async def _complete(self, request: ChatCompletionRequest, exchange: Exchange) -> bytes:
-        [choice] = choices = await self._generator.start(request, exchange)
-        stream, parser = choice.stream, choice.parser
-        builder = MessageBuilder()
+        choices = await self._generator.start(request, exchange)
         async with ending(choices, exchange):
-            async for delta in stream:
-                builder.add(parser.feed(delta.text, len(delta.token_ids)))
-            builder.add(parser.finish())
-            finish_reason = choose_finish_reason(stream, parser)
-        usage = count_usage(stream, parser)
-        return encode_completion(self._stamp(request), builder.message(), finish_reason, usage)
+            answers = await run_all([read_choice(choice) for choice in choices])
+        stamp = self._stamp(request, exchange)
+        return encode_completion(stamp, answers, count_usage(choices))
 
     async def _stream(
         self,
@@ -121,33 +116,32 @@ class ChatCompletions:
     async def _stream_answer(
         self, request: ChatCompletionRequest, exchange: Exchange, events: EventStream
     ) -> None:
-        [choice] = choices = await self._generator.start(request, exchange)
-        stream, parser = choice.stream, choice.parser
+        choices = await self._generator.start(request, exchange)
         include_usage = bool(request.stream_options and request.stream_options.include_usage)
-        encoder = ChunkEncoder(self._stamp(request), include_usage=include_usage)
+        stamp = self._stamp(request, exchange)
+        encoders = [
+            ChunkEncoder(stamp, choice.index, include_usage=include_usage) for choice in choices
+        ]
         async with ending(choices, exchange):
             async with events.kept_alive(self._config.keepalive_seconds):
-                await self._write_deltas(stream, parser, encoder, events)
-                end = encoder.finish(choose_finish_reason(stream, parser))
-                if include_usage:
-                    end += encoder.usage(count_usage(stream, parser))
-            await events.finish(end + DONE)
+                await run_all(
+                    [
+                        _write_choice(choice, encoder, events)
+                        for choice, encoder in zip(choices, encoders, strict=True)
+                    ]
+                )
+            usage = encoders[0].usage(count_usage(choices)) if include_usage else b""
+            await events.finish(usage + DONE)
 
-    async def _write_deltas(
-        self,
-        stream: OutputStream,
-        parser: OutputParser,
-        encoder: ChunkEncoder,
-        events: EventStream,
-    ) -> None:
-        """The role goes out with the first text, in one write; after that, a write per delta."""
-        start = encoder.role()
-        async for delta in stream:
-            chunks = encoder.encode(parser.feed(delta.text, len(delta.token_ids)))
-            if chunks:
-                await events.write(start + chunks)
-                start = b""
-        await events.write(start + encoder.encode(parser.finish()))
+
+async def _write_choice(choice: Choice, encoder: ChunkEncoder, events: EventStream) -> None:
+    """A write per delta; the role goes out with the first text, in one write."""
+    start = encoder.role()
+    async for parts in choice.parts():
+        await events.write(start + encoder.encode(parts))
+        start = b""
+    finish = encoder.finish(choose_finish_reason(choice), choice.finish_tokens())
+    await events.write(start + finish)
 
 
 def _error_event(error: SmolserveError) -> bytes:

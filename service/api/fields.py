@@ -49,7 +49,8 @@ class Schema(BaseModel):
 
 class StreamOptions(Schema):
     include_usage: bool | None = None
-    include_obfuscation: Annotated[None, only(False)] = None  # noqa: FBT003 - the accepted value
+    include_obfuscation: bool | None = None
+    """Of no effect: no chunk is padded here."""
 
 
 def _list_stops(value: object) -> object:

@@ -14,6 +14,8 @@ from service.errors import ContextLengthExceeded, InvalidRequest
 _SMALLEST_TOP_P = 1e-9
 """Stands for 0, which keeps the most probable token alone."""
 _SEED_MASK = 2**64 - 1
+_TIER_PRIORITIES = {"priority": -10, "fast": -10, "flex": 10}
+"""Of the tiers that are not the usual one."""
 
 
 _SEED_STEP = 0xD1B54A32D192ED03
@@ -42,7 +44,8 @@ def build_generations(
         stop=tuple(request.stop or ()),
         tenant=exchange.tenant,
         session=exchange.session_id,
-        priority=exchange.priority or 0,
+        priority=choose_priority(request, exchange),
+        num_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
         thinking=_limit_thinking(request, conversation, model),
     )
     return [
@@ -52,6 +55,23 @@ def build_generations(
             for index in range(1, request.n or 1)
         ),
     ]
+
+
+def choose_priority(request: ChatCompletionRequest, exchange: Exchange) -> int:
+    """Lower is served first; who made the exchange decides, then the number, then the tier."""
+    if exchange.priority is not None:
+        return exchange.priority
+    if request.priority is not None:
+        return request.priority
+    return _TIER_PRIORITIES.get(request.service_tier or "default", 0)
+
+
+def name_tier(request: ChatCompletionRequest, exchange: Exchange) -> str | None:
+    """The tier that the request is really served in; None where it does not ask."""
+    if request.service_tier is None:
+        return None
+    priority = choose_priority(request, exchange)
+    return "priority" if priority < 0 else "flex" if priority > 0 else "default"
 
 
 def _reseed(sampling: SamplingParams, index: int) -> SamplingParams:

@@ -2,19 +2,32 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from service.api.conversation import read_conversation
 from service.api.engine import Engine
 from service.api.exchange import Exchange
 from service.api.generation import build_generations, check_length
+from service.api.logprobs import ShownToken, ShownTokens
 from service.api.schemas import ChatCompletionRequest
 from service.api.served_model import ServedModel
 from service.chat.messages import Conversation
-from service.chat.parser import OutputParser
+from service.chat.parser import ContentText, OutputParser, Parsed
 from service.runtime.stream import OutputStream
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A piece of an answer."""
+
+    parsed: Parsed
+    tokens: list[ShownToken] | None = None
+    """Those that end in it, where it is content and logprobs are asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +37,29 @@ class Choice:
     index: int
     stream: OutputStream
     parser: OutputParser
+    shown: ShownTokens | None = None
+    """Finds the content's tokens, where logprobs are asked for."""
+
+    async def parts(self) -> AsyncIterator[list[Part]]:
+        """The answer as it comes, for one reader. Raises EngineError."""
+        async for delta in self.stream:
+            if self.shown is not None:
+                self.shown.feed(delta)
+            parsed = self.parser.feed(delta.text, len(delta.token_ids))
+            if parsed:
+                yield list(map(self._part, parsed))
+        parsed = self.parser.finish()
+        if parsed:
+            yield list(map(self._part, parsed))
+
+    def finish_tokens(self) -> list[ShownToken] | None:
+        """After the last part: the token that a stop string cut in two, if one did."""
+        return None if self.shown is None else self.shown.finish()
+
+    def _part(self, parsed: Parsed) -> Part:
+        if self.shown is None or not isinstance(parsed, ContentText):
+            return Part(parsed)
+        return Part(parsed, self.shown.show(parsed.text, parsed.start))
 
 
 def _random_seed() -> int:
@@ -65,8 +101,15 @@ class Generator:
         )
         self._engine.check_room(len(generations))
         streams = [self._engine.submit(generation) for generation in generations]
+        shows = bool(request.logprobs)
+        token_bytes = self._model.vocab.token_bytes
         return [
-            Choice(index=index, stream=stream, parser=parser)
+            Choice(
+                index=index,
+                stream=stream,
+                parser=parser,
+                shown=ShownTokens(token_bytes) if shows else None,
+            )
             for index, (stream, parser) in enumerate(zip(streams, parsers, strict=True))
         ]
 
@@ -75,6 +118,18 @@ class Generator:
     ) -> tuple[list[int], list[OutputParser]]:
         prompt = self._model.encode(conversation)
         return prompt, [self._model.format.parser(conversation) for _ in range(num_choices)]
+
+
+async def run_all(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """All results; the first failure ends the others and is raised as it is."""
+    if len(works) == 1:
+        return [await works[0]]
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(work) for work in works]
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return [task.result() for task in tasks]
 
 
 @asynccontextmanager

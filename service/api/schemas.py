@@ -94,6 +94,11 @@ def _role_tag(value: object) -> str | None:
     return _ROLE_TAGS.get(role) if isinstance(role, str) else None
 
 
+MAX_TOP_LOGPROBS = 20
+NotTrue = Literal[False] | None
+MetadataKey = Annotated[str, Field(max_length=64)]
+MetadataValue = Annotated[str, Field(max_length=512)]
+
 Message = Annotated[
     Annotated[InstructionMessage, Tag("instruction")]
     | Annotated[AssistantMessage, Tag("assistant")]
@@ -105,6 +110,21 @@ Message = Annotated[
         "or tool",
     ),
 ]
+
+
+class Prediction(Schema):
+    """Text that the answer is expected to repeat. Nothing is computed ahead from it (yet)."""
+
+    type: Literal["content"]
+    content: Content
+
+
+def _refuse_storing(value: object) -> object:
+    if value is True:
+        raise unsupported("chat answers are not kept here; leave it out, or use /v1/responses")
+    if value not in {None, False}:
+        raise ValueError("must be false or null")
+    return None
 
 
 class ChatCompletionRequest(GenerationFields):
@@ -123,26 +143,28 @@ class ChatCompletionRequest(GenerationFields):
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
 
+    n: Positive | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None = None
+    priority: Annotated[int, Field(ge=-100, le=100)] | None = None
+
     # What a client says about itself, and hints that this server meets without being told.
-    metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
+    metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] | None = None
+    prediction: Prediction | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     prompt_cache_retention: Literal["in_memory", "in-memory", "24h"] | None = None
-    service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None = None
 
     # Known to OpenAI's clients and not offered here (yet).
-    n: Annotated[None, only(1)] = None
-    store: Annotated[None, only(False)] = None  # noqa: FBT003 - the accepted value
-    verbosity: Annotated[None, only("medium")] = None
+    store: Annotated[None, BeforeValidator(_refuse_storing, json_schema_input_type=NotTrue)] = None
     modalities: Annotated[None, only(["text"])] = None
-    logprobs: Annotated[None, only(False)] = None  # noqa: FBT003 - the accepted value
-    top_logprobs: Annotated[None, only(0)] = None
     response_format: Annotated[None, only({"type": "text"})] = None
     functions: Annotated[None, only([])] = None
     function_call: Annotated[None, only("none", "auto")] = None
     audio: Annotated[None, only()] = None
     moderation: Annotated[None, only()] = None
-    prediction: Annotated[None, only()] = None
     prompt_cache_options: Annotated[None, only()] = None
     web_search_options: Annotated[None, only()] = None
 
@@ -153,8 +175,13 @@ class ChatCompletionRequest(GenerationFields):
     @cached_property
     def tool_use(self) -> ToolUse | None:
         """What is to become of the tools; None where there are none to call."""
-        parallel = self.parallel_tool_calls is not False
-        return read_tool_use(self.tools or (), self.tool_choice, parallel=parallel)
+        return read_tool_use(self.tools or (), self.tool_choice, parallel=self.parallel_tool_calls)
+
+    @model_validator(mode="after")
+    def _agree_on_logprobs(self) -> Self:
+        if self.top_logprobs and not self.logprobs:
+            raise InvalidRequest("top_logprobs needs logprobs to be true.", param="top_logprobs")
+        return self
 
     @model_validator(mode="after")
     def _agree_on_one_limit(self) -> Self:

@@ -13,6 +13,7 @@ from service.errors import ModelNotFound
 class SizedVocabulary(Vocabulary, Protocol):
     @property
     def num_tokens(self) -> int: ...
+    def token_bytes(self, token: int, /) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +24,8 @@ class ServedModel:
     """Seconds since the epoch."""
     context_len: int
     """Tokens that the model was made for; the largest slot may be shorter."""
+    fingerprint: str
+    """The same where the same model, build and precision compute: `system_fingerprint`."""
     sampling: SamplingParams
     """What holds where a request is silent; its seed does not count."""
     format: ChatFormat

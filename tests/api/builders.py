@@ -45,6 +45,9 @@ class CharacterVocabulary:
     def tokenize(self, text, *, parse_special):  # noqa: ARG002
         return tokens_of(text)
 
+    def token_bytes(self, token_id):
+        return chr(token_id).encode()
+
     def token_text(self, token_id):
         return chr(token_id)
 
@@ -177,6 +180,7 @@ def build_service(engine=None, *, supports_thinking=True, sampling=None, **confi
             id=MODEL,
             created=1_700_000_000,
             context_len=4096,
+            fingerprint="fp_test",
             sampling=sampling or SamplingParams(),
             format=PlainFormat(supports_thinking=supports_thinking),
             vocab=CharacterVocabulary(),

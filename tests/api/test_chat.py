@@ -121,9 +121,11 @@ async def test_fields_without_effect_here_are_accepted():
                 service_tier="auto",
                 prompt_cache_key="k",
                 safety_identifier="s",
-                verbosity="medium",
+                verbosity="low",
+                prediction={"type": "content", "content": [{"type": "text", "text": "x"}]},
                 n=1,
                 logprobs=False,
+                top_logprobs=0,
                 response_format={"type": "text"},
                 tools=[],
                 parallel_tool_calls=True,
@@ -131,21 +133,28 @@ async def test_fields_without_effect_here_are_accepted():
             )
         )
     assert answer.service_tier == "default"
+    assert answer.system_fingerprint == "fp_test"
+    assert answer.usage.completion_tokens_details.accepted_prediction_tokens == 0
+    assert answer.usage.completion_tokens_details.rejected_prediction_tokens == 0
 
 
 JSON = {"content-type": "application/json"}
 
 REFUSED = {
     "foo": (1, "unknown_parameter"),
-    "n": (2, "unsupported_parameter"),
+    "n": (0, "invalid_value"),
     "functions": ([{"name": "f"}], "unsupported_parameter"),
     "response_format": ({"type": "json_object"}, "unsupported_parameter"),
-    "logprobs": (True, "unsupported_parameter"),
-    "top_logprobs": (3, "unsupported_parameter"),
+    "logprobs": (3, "invalid_value"),
+    "top_logprobs": (3, "invalid_value"),
     "store": (True, "unsupported_parameter"),
-    "verbosity": ("low", "unsupported_parameter"),
+    "verbosity": ("loud", "invalid_value"),
+    "service_tier": ("slow", "invalid_value"),
+    "priority": (101, "invalid_value"),
+    "metadata.a": ({"a": "x" * 513}, "invalid_value"),
     "modalities": (["text", "audio"], "unsupported_parameter"),
-    "prediction": ({"type": "content", "content": "x"}, "unsupported_parameter"),
+    "prediction.type": ({"type": "diff", "content": "x"}, "invalid_value"),
+    "prediction.content": ({"type": "content"}, "missing_required_parameter"),
     "temperature": (2.5, "invalid_value"),
     "top_p": (-0.1, "invalid_value"),
     "top_k": (1.5, "invalid_value"),

@@ -73,8 +73,19 @@ async def test_with_the_option_usage_comes_last_and_is_null_before():
         "prompt_tokens": len("user: Hi\n"),
         "completion_tokens": 5,
         "total_tokens": len("user: Hi\n") + 5,
-        "prompt_tokens_details": {"cached_tokens": 4},
-        "completion_tokens_details": {"reasoning_tokens": 0},
+        "prompt_tokens_details": {
+            "cached_tokens": 4,
+            "audio_tokens": 0,
+            "image_tokens": 0,
+            "text_tokens": len("user: Hi\n"),
+        },
+        "completion_tokens_details": {
+            "reasoning_tokens": 0,
+            "accepted_prediction_tokens": 0,
+            "rejected_prediction_tokens": 0,
+            "audio_tokens": 0,
+            "text_tokens": 5,
+        },
     }
 
 

@@ -109,6 +109,7 @@ async def serving_tiny(path, vocab, **engine):
         id=MODEL,
         created=0,
         context_len=65536,
+        fingerprint="",
         sampling=SamplingParams(),
         format=choose_format(vocab),
         vocab=vocab,
