@@ -29,6 +29,9 @@ from service.gguf import smollm3
 from service.gguf.header import read_header
 from service.gguf.hyperparameters import Hyperparameters, read_hyperparameters
 from service.gpus import share_gpus
+from service.grammar.compiler import GrammarCompiler
+from service.grammar.config import GrammarConfig
+from service.grammar.tokenizer import list_tokens
 from service.kvcache.size_class import SizeClass
 from service.llama.devices import ask_gpus
 from service.llama.vocab import Vocab
@@ -113,11 +116,13 @@ async def run_service(
     metrics = Metrics(CollectorRegistry())
     config = _configure_pool(settings, file.path, shape)
     pool = EnginePool(config, vocab.token_bytes, metrics)
+    grammars = GrammarCompiler(GrammarConfig(), lambda: list_tokens(vocab))
     drain = Drain()
     app = build_application(
         _configure_api(settings),
         model=model,
         engine=pool,
+        grammars=grammars,
         drain=drain,
         metrics=metrics,
         log=structlog.get_logger(),
@@ -130,9 +135,14 @@ async def run_service(
         client_timeout_seconds=settings.client_timeout_s,
     )
     with obey_signals(server, drain):
-        await _run(
-            server, pool, lambda: on_ready(Started(model=model, pool=config, workers=pool.ready))
-        )
+        try:
+            await _run(
+                server,
+                pool,
+                lambda: on_ready(Started(model=model, pool=config, workers=pool.ready)),
+            )
+        finally:
+            await grammars.close()
 
 
 async def _run(server: Server, pool: EnginePool, on_ready: Callable[[], None]) -> None:

@@ -16,6 +16,7 @@ from service.api import chat, routes
 from service.api.body import BodyMiddleware
 from service.api.chat import ChatCompletions
 from service.api.config import ApiConfig
+from service.api.constraint import Grammars
 from service.api.drain import Drain
 from service.api.engine import Engine
 from service.api.errors import status_response
@@ -38,6 +39,7 @@ def build_application(
     *,
     model: ServedModel,
     engine: Engine,
+    grammars: Grammars,
     drain: Drain,
     metrics: Metrics,
     log: FilteringBoundLogger,
@@ -61,7 +63,7 @@ def build_application(
         middleware=middleware,
         exception_handlers={HTTPException: _refuse},
     )
-    generator = Generator(model, engine)
+    generator = Generator(model, engine, grammars)
     completions = ChatCompletions(config, model=model, generator=generator, drain=drain)
     app.router.routes.append(Route("/v1/chat/completions", completions, methods=["POST"]))
     app.include_router(model_routes(model, engine))

@@ -7,6 +7,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from msgspec.structs import replace
+
+from service.api.constraint import Grammars, constrain
 from service.api.conversation import read_conversation
 from service.api.engine import Engine
 from service.api.exchange import Exchange
@@ -73,11 +76,13 @@ class Generator:
         self,
         model: ServedModel,
         engine: Engine,
+        grammars: Grammars,
         *,
         new_seed: Callable[[], int] = _random_seed,
     ) -> None:
         self._model = model
         self._engine = engine
+        self._grammars = grammars
         self._new_seed = new_seed
 
     async def start(self, request: ChatCompletionRequest, exchange: Exchange) -> list[Choice]:
@@ -91,6 +96,7 @@ class Generator:
         prompt, parsers = await asyncio.to_thread(self._prepare, conversation, request.n or 1)
         exchange.facts["prompt_tokens"] = len(prompt)
         check_length(prompt, self._engine.max_context_len)
+        constraint = await constrain(request, self._model, parsers[0], self._grammars)
         generations = build_generations(
             request,
             conversation,
@@ -100,7 +106,10 @@ class Generator:
             new_seed=self._new_seed(),
         )
         self._engine.check_room(len(generations))
-        streams = [self._engine.submit(generation) for generation in generations]
+        streams = [
+            self._engine.submit(replace(generation, constraint=constraint))
+            for generation in generations
+        ]
         shows = bool(request.logprobs)
         token_bytes = self._model.vocab.token_bytes
         return [

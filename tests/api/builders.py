@@ -21,6 +21,7 @@ from service.chat.parser import TaggedParser, Tags
 from service.chat.prompt import plain
 from service.core.request import ThinkingBudget
 from service.core.sampling import SamplingParams
+from service.errors import InvalidRequest
 from service.runtime.stream import OutputStream
 from service.telemetry.metrics import Metrics
 
@@ -128,6 +129,17 @@ class ScriptedEngine:
         self._aborted.put_nowait(stream.stage)
 
 
+class AnyGrammar:
+    """Takes every grammar but those that contain `refused`."""
+
+    def __init__(self, refused="\0"):
+        self.refused = refused
+
+    async def check(self, grammar, origins):
+        if self.refused in grammar:
+            raise InvalidRequest("no", param=origins[0].param)
+
+
 def keeping_logger(lines):
     """A logger that puts what it is told into a list."""
 
@@ -186,6 +198,7 @@ def build_service(engine=None, *, supports_thinking=True, sampling=None, **confi
             vocab=CharacterVocabulary(),
         ),
         engine=engine,
+        grammars=AnyGrammar(),
         drain=drain,
         metrics=Metrics(registry),
         log=keeping_logger(lines),

@@ -20,6 +20,9 @@ from service.chat.format import choose_format
 from service.core.sampling import SamplingParams
 from service.engine.config import EngineConfig
 from service.errors import EngineError
+from service.grammar.compiler import GrammarCompiler
+from service.grammar.config import GrammarConfig
+from service.grammar.tokenizer import list_tokens
 from service.llama.vocab import Vocab
 from service.runtime.config import PoolConfig
 from service.runtime.pool import EnginePool
@@ -118,6 +121,7 @@ async def serving_tiny(path, vocab, **engine):
         ApiConfig(),
         model=model,
         engine=listening,
+        grammars=GrammarCompiler(GrammarConfig(), lambda: list_tokens(vocab)),
         drain=Drain(),
         metrics=metrics,
         log=structlog.get_logger(),
