@@ -13,6 +13,9 @@ from service.api.keys import ApiKeys
 from service.errors import EngineError, SmolserveError
 from service.telemetry.metrics import Metrics
 
+TENANT_KEY = "smolserve.tenant"
+"""In the ASGI scope of a request that this process makes itself: whom it is for."""
+
 OPEN_PATHS = frozenset({"/health/live"})
 """Answered without a key: a probe has none, and liveness tells nothing."""
 
@@ -91,7 +94,9 @@ class ApiKeyMiddleware:
         self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+        if TENANT_KEY in scope:
+            Exchange.of(scope).tenant = scope[TENANT_KEY]
+        elif scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
             authorization = read_header(scope, b"authorization")
             Exchange.of(scope).tenant = self._keys.authenticate(authorization)
         await self._app(scope, receive, send)

@@ -7,7 +7,7 @@ each gap between tokens; E2E from admission to the last token; TPOT = (E2E - TTF
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal, get_args
 
 import psutil
@@ -70,6 +70,10 @@ class Metrics:
         self._sessions = Gauge(
             "smolserve_sessions", "Sessions that are remembered", registry=registry
         )
+        self._batches = Gauge(
+            "smolserve_batches", "Batches that are known", ("status",), registry=registry
+        )
+        self._batch_lines = counter("batch_lines", "Lines of batches that got a result", "outcome")
         self._queue = seconds("queue_time", "Admission to first step", _TTFT)
         self._ttft = seconds("time_to_first_token", "Admission to first token", _TTFT)
         self._itl = seconds("inter_token_latency", "Gap between tokens", _ITL)
@@ -143,6 +147,14 @@ class Metrics:
     def request_quarantined(self) -> None:
         """Failed as well, which `request_failed` counts."""
         self._quarantines.inc()
+
+    def batches_counted(self, num_by_status: Mapping[str, int]) -> None:
+        for status, count in num_by_status.items():
+            self._batches.labels(status).set(count)
+
+    def batch_lines_ended(self, outcome: str, count: int = 1) -> None:
+        """`outcome` is completed or failed, or the ending that came before they ran."""
+        self._batch_lines.labels(outcome).inc(count)
 
     def worker_lost(self, worker: int) -> None:
         """Its gauges fall to zero; they are gone with its process."""

@@ -28,6 +28,8 @@ def exercised():
     metrics.request_rejected("queue_full")
     metrics.worker_restarted(0)
     metrics.worker_hung(0)
+    metrics.batches_counted({"completed": 1})
+    metrics.batch_lines_ended("completed")
     return registry
 
 
