@@ -147,7 +147,7 @@ class ResponseRecords:
 
         return await self._database.run(delete)
 
-    async def take_unfinished(self) -> list[ResponseRecord]:
+    async def list_unfinished(self) -> list[ResponseRecord]:
         """Of all tenants: what was being made when the process ended."""
 
         def read(connection: sqlite3.Connection) -> list[ResponseRecord]:

@@ -150,6 +150,6 @@ async def test_what_was_being_made_is_found_after_a_restart(tmp_path):
     await records.put(record(2, chain="r2", tenant="two", is_finished=False))
     await records.close()
     again = await opened(path)
-    [unfinished] = await again.take_unfinished()
+    [unfinished] = await again.list_unfinished()
     assert (unfinished.id, unfinished.tenant) == ("r2", "two")
     await again.close()
