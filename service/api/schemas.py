@@ -48,6 +48,8 @@ class ToolCall(Schema):
     id: str
     type: FunctionKind
     function: FunctionCall
+    index: int | None = None
+    """Left by SDKs that put a call together from a stream; the order says it already."""
 
 
 class InstructionMessage(Schema):
