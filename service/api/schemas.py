@@ -42,6 +42,8 @@ Content = Annotated[
 class FunctionCall(Schema):
     name: str
     arguments: str
+    parsed_arguments: Any = None
+    """What SDKs made of `arguments`, which say it already."""
 
 
 class ToolCall(Schema):
@@ -69,6 +71,8 @@ class AssistantMessage(Schema):
     refusal: Annotated[None, only()] = None
     audio: Annotated[None, only()] = None
     annotations: Annotated[None, only([])] = None
+    parsed: Any = None
+    """What SDKs made of `content`, which says it already."""
     function_call: Annotated[None, only()] = None
 
 
