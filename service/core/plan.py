@@ -193,3 +193,5 @@ class StepResult:
     logprobs: dict[int, TokenLogprobs] = field(default_factory=dict[int, TokenLogprobs])
     """By index in `tokens`, for the draws that ask for them."""
     copies: list[CopyTime] = field(default_factory=list[CopyTime])
+    ended: frozenset[int] = frozenset()
+    """Indices in `tokens` of those that complete what a constraint asks for."""

@@ -1,12 +1,13 @@
 """What a worker's loop needs of an engine."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
 from service.core.messages import Ready
 from service.core.plan import Origin, Plan, StepResult
+from service.core.request import Constraint
 from service.kvcache.costs import Costs
 
 
@@ -43,6 +44,10 @@ class Engine(Protocol):
 
     def warm_up(self) -> Ready:
         """Compute a first batch of every kind; what was loaded."""
+        ...
+
+    def prepare(self, constraint: Constraint, on_ready: Callable[[], None]) -> bool:
+        """Whether sequences with it can run now; if not, `on_ready` is called, by any thread."""
         ...
 
     def execute(self, plan: Plan) -> StepResult:

@@ -1,6 +1,7 @@
 """The engine that computes: llama.cpp contexts, one per size class, over one model."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +25,10 @@ from service.core.plan import (
     StepResult,
     Truncate,
 )
+from service.core.request import Constraint
 from service.core.sampling import TokenLogprobs
 from service.engine.config import EngineConfig
+from service.engine.constraints import Constraints
 from service.engine.engine import Files
 from service.engine.logprobs import KeptLogits
 from service.engine.sampling import draw_tokens
@@ -61,6 +64,7 @@ class LlamaEngine:
         self._gpu_layers, self._gpu = config.gpu_layers, config.gpu
         classes = parse_size_classes(config.contexts)
         self._contexts = [LlamaContext(self._model, _shape(size, config)) for size in classes]
+        self._constraints = Constraints(self._model.tokens, num_threads=config.threads)
         self._segments: dict[int, Snapshot] = {}
         self._files = files
         self.can_copy = False
@@ -90,7 +94,9 @@ class LlamaEngine:
             self._operate(operation, copies)
         tokens: list[int] = []
         logprobs: dict[int, TokenLogprobs] = {}
+        ended: set[int] = set()
         seconds = 0.0
+        masks = self._constraints.start(_list_draws(plan))
         for context_plan in plan.contexts:
             context = self._contexts[context_plan.class_index]
             draws, positions = _collect_draws(context_plan)
@@ -104,16 +110,22 @@ class LlamaEngine:
                 context.truncate(filler.slot, filler.position)
             if draws:
                 kept = KeptLogits(logits, draws)
+                masks.apply(logits, draws)
                 drawn = draw_tokens(logits, draws, positions, self._eog)
+                ended.update(len(tokens) + row for row in self._constraints.finish(draws, drawn))
                 for row, measured in kept.measure(drawn).items():
                     logprobs[len(tokens) + row] = measured
                 tokens += drawn
-        return StepResult(tokens, seconds, logprobs, copies)
+        return StepResult(tokens, seconds, logprobs, copies, frozenset(ended))
 
     def take_in(self, segment_id: int, payload: memoryview) -> None:
         self._segments[segment_id] = parse_snapshot(np.frombuffer(payload, np.uint8))
 
+    def prepare(self, constraint: Constraint, on_ready: Callable[[], None]) -> bool:
+        return self._constraints.prepare(constraint, on_ready)
+
     def close(self) -> None:
+        self._constraints.close()
         for context in self._contexts:
             context.close()
         self._model.close()
@@ -173,6 +185,10 @@ def _shape(size: SizeClass, config: EngineConfig) -> ContextShape:
         flash_attention=config.chosen_flash_attention,
         rope_scaling=config.rope_scaling,
     )
+
+
+def _list_draws(plan: Plan) -> list[Draw]:
+    return [chunk.draw for chunk in plan.chunks() if chunk.draw is not None]
 
 
 def _collect_draws(plan: ContextPlan) -> tuple[list[Draw], list[int]]:

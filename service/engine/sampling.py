@@ -40,13 +40,15 @@ def draw_tokens(
 
 
 def draw_token(logits: Logits, draw: Draw, position: int, eog: list[int]) -> int:
-    """A token from one row of logits, which it overwrites."""
+    """A token from one row of logits, which it overwrites; a constraint is in them already."""
     params = draw.params
     _penalise(logits, draw)
     for token, bias in params.logit_bias:
         logits[token] += bias
     if params.ignore_eos or position - draw.num_prompt_tokens < params.min_tokens:
         logits[eog] = -np.inf
+        if draw.constraint is not None and np.isneginf(logits.max()):
+            return eog[0]  # its grammar lets nothing else follow
     if params.temperature < MIN_TEMPERATURE:
         return int(logits.argmax())
     return _draw_at_temperature(logits, params, uniform(params.seed, position))

@@ -29,6 +29,7 @@ from service.core.plan import (
     Truncate,
     make_tokens,
 )
+from service.core.request import Constraint
 from service.core.sampling import TokenLogprobs
 from service.engine.config import SimulatedModel
 from service.engine.engine import Files
@@ -83,6 +84,10 @@ class SimulatedEngine:
             extra_buffers=self._extra_buffers,
             load_seconds=0.0,
         )
+
+    def prepare(self, constraint: Constraint, on_ready: Callable[[], None]) -> bool:  # noqa: ARG002 - the protocol's
+        """Constraints are nothing to it: what it draws is no text."""
+        return True
 
     def execute(self, plan: Plan) -> StepResult:
         for operation in plan.operations:

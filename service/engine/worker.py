@@ -4,9 +4,13 @@ One thread, no asyncio. Idle, it sleeps on its command socket.
 """
 
 import gc
+import os
 import signal
 import sys
 import time
+from dataclasses import dataclass
+from functools import partial
+from queue import SimpleQueue
 
 import msgspec
 import zmq
@@ -42,6 +46,13 @@ LAST_WORDS_MS = 1000
 """How long an ending worker waits for its last report to be taken."""
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A thread of the engine's says that a sequence can run now."""
+
+    sequence_id: int
+
+
 class Channel:
     """The two sockets of a worker, and the roster that it leaves behind."""
 
@@ -57,19 +68,30 @@ class Channel:
         self._poller.register(self._commands, zmq.POLLIN)
         # The parent's end of standard input closes when it dies, however it dies.
         self._poller.register(sys.stdin.fileno(), zmq.POLLIN)
+        self._posted: SimpleQueue[Prepared] = SimpleQueue()
+        self._wakes, self._wake = os.pipe()
+        self._poller.register(self._wakes, zmq.POLLIN)
         self.roster = Roster(config.roster_descriptor)
         self._decoder = msgspec.msgpack.Decoder(Command)
         self._encoder = msgspec.msgpack.Encoder()
 
-    def receive(self, *, wait: bool) -> list[Command]:
-        """Commands that have come; with `wait`, at least one. Shutdown when the parent is gone."""
+    def receive(self, *, wait: bool) -> list[Command | Prepared]:
+        """What has come; with `wait`, at least one. Shutdown when the parent is gone."""
         ready = dict(self._poller.poll(None if wait else 0))
         if sys.stdin.fileno() in ready:
             return [Shutdown()]
-        commands: list[Command] = []
+        commands: list[Command | Prepared] = []
         while self._commands.poll(0):
             commands.append(self._decoder.decode(self._commands.recv()))
+        if self._wakes in ready:
+            os.read(self._wakes, 1)
+            commands.append(self._posted.get())
         return commands
+
+    def post(self, prepared: Prepared) -> None:
+        """To be received; called by any thread."""
+        self._posted.put(prepared)
+        os.write(self._wake, b"\0")
 
     def send(self, report: Report) -> None:
         self._reports.send(self._encoder.encode(report))
@@ -96,6 +118,7 @@ class Worker:
         self._scheduler = Scheduler(config.scheduler, self._allocator, engine.eog_tokens)
         self._engine = engine
         self._channel = channel
+        self._unprepared: dict[int, Submit] = {}
         self._is_running = True
 
     def run(self) -> None:
@@ -112,18 +135,32 @@ class Worker:
             elif commands:
                 self._publish([], Plan(), 0.0, 0.0)
 
-    def obey(self, command: Command) -> None:
+    def obey(self, command: Command | Prepared) -> None:
         match command:
             case Submit():
                 self._channel.roster.write([command.sequence_id])
-                self._scheduler.add(command)
+                if self._is_prepared(command):
+                    self._scheduler.add(command)
+                else:
+                    self._unprepared[command.sequence_id] = command
+            case Prepared(sequence_id):
+                if sequence_id in self._unprepared:
+                    self._scheduler.add(self._unprepared.pop(sequence_id))
             case Abort(sequence_id=sequence_id):
+                self._unprepared.pop(sequence_id, None)
                 self._scheduler.abort(sequence_id)
             case Forget(tenant=tenant, session=session):
                 freed = self._scheduler.forget((tenant, session))
                 self._channel.send(Forgotten(tenant=tenant, session=session, num_tokens=freed))
             case Shutdown():
                 self._is_running = False
+
+    def _is_prepared(self, command: Submit) -> bool:
+        """If not, `Prepared` comes when it is: nobody's step waits for a grammar to be compiled."""
+        if command.constraint is None:
+            return True
+        on_ready = partial(self._channel.post, Prepared(command.sequence_id))
+        return self._engine.prepare(command.constraint, on_ready)
 
     def step(self, started: float) -> None:
         plan = self._scheduler.plan()
@@ -148,7 +185,7 @@ class Worker:
             num_passes=sum(count_passes(context) for context in plan.contexts),
             decode_seconds=decode_seconds,
             step_seconds=step_seconds,
-            num_waiting=self._scheduler.num_waiting,
+            num_waiting=self._scheduler.num_waiting + len(self._unprepared),
             num_running=self._scheduler.num_running,
             num_preemptions=self._scheduler.num_preemptions,
             classes=self._class_stats(),

@@ -125,7 +125,9 @@ class Scheduler:
             sequence.advance(chunk.end)
             if chunk.draw is not None:
                 index, token = next(draws)
-                outputs.append(self._extend(sequence, token, result.logprobs.get(index)))
+                measured = result.logprobs.get(index)
+                is_last = index in result.ended
+                outputs.append(self._extend(sequence, token, measured, is_last=is_last))
             elif not sequence.is_reported:
                 outputs.append(_started(sequence))
             sequence.is_reported = True
@@ -145,7 +147,7 @@ class Scheduler:
             )
 
     def _extend(
-        self, sequence: Sequence, token: int, measured: TokenLogprobs | None
+        self, sequence: Sequence, token: int, measured: TokenLogprobs | None, *, is_last: bool
     ) -> SequenceOutput:
         added: list[int] = []
         reason: FinishReason | None = None
@@ -153,7 +155,9 @@ class Scheduler:
             reason = "stop"
         else:
             added = sequence.append(token)
-            if sequence.is_complete:
+            if is_last:
+                reason = "stop"
+            elif sequence.is_complete:
                 reason = "length"
         if reason is not None:
             self._end(sequence)
