@@ -13,6 +13,7 @@ from service.chat.chatml import ChatMLFormat
 from service.chat.smollm3 import SmolLM3Format
 from service.errors import InvalidRequest
 from service.grammar.tokenizer import TokenList, build_tokenizer
+from tests.api.builders import AnyGrammar
 from tests.api.test_tools import TWO, allow, choose, function
 from tests.chat.builders import counting_ids
 
@@ -41,17 +42,6 @@ class Vocabulary:
         return [
             ord(c) - 0xE000 if ord(c) >= 0xE000 else byte for c in text for byte in c.encode()[:1]
         ]
-
-
-class AnyGrammar:
-    """Takes every grammar but those that contain `refused`."""
-
-    def __init__(self, refused="\0"):
-        self.refused = refused
-
-    async def check(self, grammar, origins):
-        if self.refused in grammar:
-            raise InvalidRequest("no", param=origins[0].param)
 
 
 UNTOLD = (ChatMLFormat(counting_ids()), Vocabulary())
