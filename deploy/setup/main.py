@@ -53,7 +53,7 @@ def prepare(root: Path, env: Mapping[str, str], arguments: argparse.Namespace) -
 
 
 def _cache_folder(env: Mapping[str, str]) -> Path:
-    chosen = env.get("SMOLSERVE_CACHE") or env.get("XDG_CACHE_HOME") or "~/.cache"
+    chosen = env.get("SMOLSERVE_SETUP_CACHE") or env.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(chosen).expanduser().absolute() / "smolserve"
 
 

@@ -3,6 +3,7 @@
 from typing import Protocol
 
 from service.core.request import GenerationRequest
+from service.runtime.sessions import SessionRegistry
 from service.runtime.stream import OutputStream
 
 
@@ -12,6 +13,18 @@ class Engine(Protocol):
     @property
     def max_context_len(self) -> int:
         """Tokens of the largest slot: prompt and output."""
+        ...
+
+    @property
+    def sessions(self) -> SessionRegistry:
+        """For looking; requests and `forget_session` change it."""
+        ...
+
+    async def forget_session(self, tenant: str, session: str) -> int | None:
+        """Free what a session computed: how many tokens, None if nothing is known of it.
+
+        Raises EngineUnavailable when a worker cannot say that it has forgotten.
+        """
         ...
 
     def check_room(self, num_requests: int) -> None:

@@ -1,5 +1,6 @@
 """What is known of one request beside its body: its names, its times, its line in the log."""
 
+import hashlib
 import re
 import secrets
 import time
@@ -9,6 +10,8 @@ from typing import cast
 from starlette.types import Scope
 
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
+_SESSION_ID = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._:+=@-]{1,128}")
+"""What can be a header's value, and one segment of a path."""
 _SCOPE_KEY = "smolserve.exchange"
 PRIORITY_KEY = "smolserve.priority"
 """In the ASGI scope of a request that this process makes itself: its `Exchange.priority`."""
@@ -20,7 +23,10 @@ class Exchange:
 
     request_id: str
     session_id: str
+    """The conversation that the request belongs to; minted until it is named."""
     started_at: float
+    has_named_session: bool = False
+    """Whether a header of the client named the session."""
     tenant: str = ""
     status: int | None = None
     """Set when the response's head is sent."""
@@ -32,9 +38,11 @@ class Exchange:
     @classmethod
     def open(cls, scope: Scope) -> "Exchange":
         """Takes the client's ids where they are sane, mints what is missing."""
+        session = read_header(scope, b"x-session-id")
         exchange = cls(
             request_id=_accept(read_header(scope, b"x-request-id")) or f"req_{mint()}",
-            session_id=_accept(read_header(scope, b"x-session-id")) or f"sess_{mint()}",
+            session_id=name_session(session) if session else f"sess_{mint()}",
+            has_named_session=bool(session),
             started_at=time.monotonic(),
             priority=cast("int | None", scope.get(PRIORITY_KEY)),
         )
@@ -45,8 +53,27 @@ class Exchange:
     def of(cls, scope: Scope) -> "Exchange":
         return cast("Exchange", scope[_SCOPE_KEY])
 
+    def adopt_session_key(self, key: str | None) -> None:
+        """Take the body's `prompt_cache_key` as the session, where no header named one.
+
+        To be called before the response's head is sent, which says the session.
+        """
+        if key and not self.has_named_session:
+            self.session_id = name_session(key.encode(errors="surrogatepass"))
+        self.facts["session_id"] = self.session_id
+
     def elapsed_ms(self) -> int:
         return round((time.monotonic() - self.started_at) * 1000)
+
+
+def name_session(key: bytes) -> str:
+    """What a client's name for a session is called: itself, or its digest if headers cannot say it.
+
+    Equal names are equal sessions either way, whatever characters they have and however long.
+    """
+    if _SESSION_ID.fullmatch(name := key.decode(errors="replace")):
+        return name
+    return f"key_{hashlib.sha256(key).hexdigest()[:32]}"
 
 
 def mint() -> str:

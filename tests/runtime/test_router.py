@@ -33,3 +33,18 @@ def test_oldest_blocks_are_forgotten_first():
     assert memory.count([1]) == 0
     assert memory.count([2]) == 1
     assert memory.count([3]) == 1
+
+
+def test_a_session_goes_home_whatever_others_know_of_its_prompt():
+    names = name_blocks("", list(range(BLOCK)))
+    home, other = PrefixMemory(9), PrefixMemory(9)
+    other.add(names)
+    assert choose_worker(names, [other, home], loads=[0, 4], num_slots=4, home=1) == 1
+
+
+def test_a_worker_that_is_busier_by_more_than_its_slots_gets_nobody_home():
+    names = name_blocks("", list(range(BLOCK)))
+    busy, idle = PrefixMemory(9), PrefixMemory(9)
+    busy.add(names)
+    assert choose_worker(names, [busy, idle], loads=[5, 0], num_slots=4, home=0) == 1
+    assert choose_worker(names, [busy, idle], loads=[5, 0], num_slots=4) == 1

@@ -49,7 +49,7 @@ def digest(file: Path) -> str:
 def run_setup(
     checkout: Path, *arguments: str, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    env = {"PATH": os.defpath, "SMOLSERVE_CACHE": f"{checkout}/cache", **variables}
+    env = {"PATH": os.defpath, "SMOLSERVE_SETUP_CACHE": f"{checkout}/cache", **variables}
     command = [sys.executable, "-m", "deploy.setup", *arguments]
     return subprocess.run(
         command, cwd=checkout, env=env, capture_output=True, text=True, check=False
@@ -74,7 +74,7 @@ def test_a_build_that_is_ended_leaves_nothing_half_made(tmp_path):
     for compiler in ("c++", "cc"):
         (tmp_path / compiler).write_text("#!/bin/sh\n")
         (tmp_path / compiler).chmod(0o755)
-    env = {"PATH": f"{tmp_path}:{os.defpath}", "SMOLSERVE_CACHE": f"{tmp_path}"}
+    env = {"PATH": f"{tmp_path}:{os.defpath}", "SMOLSERVE_SETUP_CACHE": f"{tmp_path}"}
     wheels = tmp_path / "smolserve" / "wheels"
     with subprocess.Popen([sys.executable, "-m", "deploy.setup"], cwd=checkout, env=env) as child:
         while not list(wheels.glob(".building-*/tools")):
