@@ -1,20 +1,20 @@
 """What a worker's loop needs of an engine."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
-
-from numpy.typing import NDArray
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
 
 from service.core.messages import Ready
 from service.core.plan import Origin, Plan, StepResult
 from service.core.request import Constraint
+from service.engine.snapshot_file import Bytes
 from service.kvcache.costs import Costs
 
 
 class Files(Protocol):
     """The disk tier, as engines see it: everything is begun here and done elsewhere."""
 
-    def write(self, file_id: int, origin: Origin, payload: Sequence[NDArray[Any]]) -> None: ...
+    def write(self, file_id: int, origin: Origin, payload: list[Bytes]) -> None: ...
     def read(self, file_id: int, segment_id: int) -> None: ...
     def erase(self, file_id: int) -> None: ...
 
@@ -40,6 +40,14 @@ class Engine(Protocol):
     @property
     def costs(self) -> Costs:
         """What was measured in `warm_up`."""
+        ...
+
+    def fingerprint(self, hashes: Path) -> str:
+        """A name for all that a segment depends on; `hashes` may remember digests of files."""
+        ...
+
+    def use_files(self, files: Files) -> None:
+        """Where plans write segments to, and read them from."""
         ...
 
     def warm_up(self) -> Ready:

@@ -30,14 +30,16 @@ from service.core.sampling import TokenLogprobs
 from service.engine.config import EngineConfig
 from service.engine.constraints import Constraints
 from service.engine.engine import Files
+from service.engine.fingerprint import Computation, fingerprint
 from service.engine.logprobs import KeptLogits
 from service.engine.sampling import draw_tokens
-from service.engine.warm_up import check_snapshots, warm_up
+from service.engine.warm_up import check_snapshots, measure_decoding, warm_up
 from service.kvcache.costs import Costs
 from service.kvcache.size_class import SizeClass, parse_size_classes
 from service.llama.context import ContextShape, LlamaContext
 from service.llama.devices import Devices
 from service.llama.model import LlamaModel
+from service.llama.shared_library import library_files
 from service.llama.snapshot import Snapshot, cut, parse_snapshot
 
 FILLER_TOKEN = 0
@@ -46,12 +48,13 @@ FILLER_TOKEN = 0
 class LlamaEngine:
     """Owns the model, its contexts and the snapshots' memory."""
 
-    def __init__(self, config: EngineConfig, files: Files | None = None) -> None:
+    def __init__(self, config: EngineConfig) -> None:
         """Load the model and open a context per size class.
 
         Raises ModelFileError or LlamaError.
         """
         started = time.monotonic()
+        self._config = config
         path = Path(config.model_path)
         self._model = LlamaModel(
             path,
@@ -61,12 +64,11 @@ class LlamaEngine:
         )
         self.eog_tokens = self._model.eog_tokens
         self._eog = sorted(self.eog_tokens)
-        self._gpu_layers, self._gpu = config.gpu_layers, config.gpu
         classes = parse_size_classes(config.contexts)
         self._contexts = [LlamaContext(self._model, _shape(size, config)) for size in classes]
         self._constraints = Constraints(self._model.tokens, num_threads=config.threads)
         self._segments: dict[int, Snapshot] = {}
-        self._files = files
+        self._files: Files | None = None
         self.can_copy = False
         self.costs = Costs()
         num_cells = sum(context.num_slots * context.slot_len for context in self._contexts)
@@ -78,6 +80,8 @@ class LlamaEngine:
         for context in self._contexts:
             warm_up(context)
         self.can_copy = check_snapshots(self._contexts)
+        widest = max(self._contexts, key=lambda context: context.num_slots)
+        self.costs.pass_seconds, self.costs.row_seconds = measure_decoding(widest)
         return Ready(
             can_copy=self.can_copy,
             model_bytes=self._model.memory.model_bytes,
@@ -118,6 +122,20 @@ class LlamaEngine:
                 tokens += drawn
         return StepResult(tokens, seconds, logprobs, copies, frozenset(ended))
 
+    def fingerprint(self, hashes: Path) -> str:
+        computation = Computation(
+            kv_type=self._config.kv_type,
+            flash_attention=self._config.chosen_flash_attention,
+            rope_scaling=self._config.rope_scaling,
+            extra_buffers=self._model.has_extra_buffers,
+            devices=tuple(gpu.name for gpu in self._gpus()),
+        )
+        model = Path(self._config.model_path)
+        return fingerprint(model, library_files(), computation, hashes=hashes)
+
+    def use_files(self, files: Files) -> None:
+        self._files = files
+
     def take_in(self, segment_id: int, payload: memoryview) -> None:
         self._segments[segment_id] = parse_snapshot(np.frombuffer(payload, np.uint8))
 
@@ -131,10 +149,12 @@ class LlamaEngine:
         self._model.close()
 
     def _gpus(self) -> tuple[DeviceMemory, ...]:
-        if self._gpu_layers == 0:
+        if self._config.gpu_layers == 0:
             return ()
         gpus = Devices().gpus()
-        return tuple(gpus if self._gpu is None else gpus[self._gpu : self._gpu + 1])
+        return tuple(
+            gpus if self._config.gpu is None else gpus[self._config.gpu : self._config.gpu + 1]
+        )
 
     def _operate(self, operation: SlotOperation, copies: list[CopyTime]) -> None:
         started = time.monotonic()

@@ -9,6 +9,7 @@ import signal
 import time
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
@@ -46,7 +47,6 @@ class SimulatedEngine:
         classes: tuple[SizeClass, ...],
         *,
         extra_buffers: bool = False,
-        files: Files | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """`sleep` is how it spends a step's time; tests that only want the figure pass another."""
@@ -59,7 +59,7 @@ class SimulatedEngine:
         self._model = model
         self._classes = classes
         self._extra_buffers = extra_buffers
-        self._files = files
+        self._files: Files | None = None
         self._sleep = sleep
         self._slots = [[make_tokens() for _ in range(size.num_slots)] for size in classes]
         self._segments: dict[int, Tokens] = {}
@@ -101,6 +101,12 @@ class SimulatedEngine:
         if seconds:
             self._sleep(seconds)
         return StepResult(tokens, seconds, logprobs)
+
+    def fingerprint(self, hashes: Path) -> str:  # noqa: ARG002 - it has no files
+        return f"simulated {self._model.num_vocab}"
+
+    def use_files(self, files: Files) -> None:
+        self._files = files
 
     def take_in(self, segment_id: int, payload: memoryview) -> None:
         self._segments[segment_id] = make_tokens()

@@ -1,5 +1,6 @@
 """First computations of a worker: every kernel once, and the proof that snapshots fit."""
 
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,33 @@ def warm_up(context: LlamaContext) -> None:
     _compute(context, 0, 0, NUM_TOKENS)
     _compute(context, 0, NUM_TOKENS, 1)
     context.truncate(0, 0)
+
+
+def measure_decoding(context: LlamaContext) -> tuple[float, float]:
+    """Seconds of a pass, and of each row in it, when short sequences decode in all slots."""
+    one = _time_rows(context, 1)
+    if context.num_slots == 1:
+        return one, 0.0
+    row = max(0.0, _time_rows(context, context.num_slots) - one) / (context.num_slots - 1)
+    return max(0.0, one - row), row
+
+
+def _time_rows(context: LlamaContext, num_slots: int) -> float:
+    """The shorter of two steps that continue `num_slots` sequences."""
+    batch = context.batch
+    seconds: list[float] = []
+    for position in range(3):
+        batch.token[:num_slots] = FIRST_TOKEN
+        batch.pos[:num_slots] = position
+        batch.slot[:num_slots] = np.arange(num_slots)
+        batch.output[:num_slots] = 1
+        started = time.perf_counter()
+        context.decode(num_slots)
+        context.logits(num_slots)
+        seconds.append(time.perf_counter() - started)
+    for slot in range(num_slots):
+        context.truncate(slot, 0)
+    return min(seconds[1:])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

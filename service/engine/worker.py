@@ -4,12 +4,15 @@ One thread, no asyncio. Idle, it sleeps on its command socket.
 """
 
 import gc
+import math
 import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from queue import SimpleQueue
 
 import msgspec
@@ -17,6 +20,7 @@ import zmq
 
 from service.core.messages import (
     Abort,
+    CacheStats,
     ClassStats,
     Command,
     Failed,
@@ -31,6 +35,7 @@ from service.core.messages import (
 )
 from service.core.plan import Plan
 from service.engine.config import EngineConfig, WorkerConfig
+from service.engine.disk_tier import DiskTier, open_disk_tier
 from service.engine.engine import Engine
 from service.engine.llama_engine import LlamaEngine
 from service.engine.roster import Roster
@@ -42,6 +47,10 @@ from service.kvcache.store import SnapshotStore
 from service.scheduler.passes import count_passes
 from service.scheduler.scheduler import Scheduler
 
+MAX_WAIT_MS = 2**31 - 1
+"""The poller's."""
+DIGESTS = "digests.json"
+"""Beside the folders of all workers."""
 LAST_WORDS_MS = 1000
 """How long an ending worker waits for its last report to be taken."""
 
@@ -75,9 +84,14 @@ class Channel:
         self._decoder = msgspec.msgpack.Decoder(Command)
         self._encoder = msgspec.msgpack.Encoder()
 
-    def receive(self, *, wait: bool) -> list[Command | Prepared]:
-        """What has come; with `wait`, at least one. Shutdown when the parent is gone."""
-        ready = dict(self._poller.poll(None if wait else 0))
+    def wake_on(self, descriptor: int) -> None:
+        """Let `receive` return when `descriptor` is readable, whether commands came or not."""
+        self._poller.register(descriptor, zmq.POLLIN)
+
+    def receive(self, *, timeout: float) -> list[Command | Prepared]:
+        """What has come; waits for it at most `timeout` seconds. Shutdown if the parent is gone."""
+        milliseconds = min(math.ceil(max(timeout, 0) * 1000), MAX_WAIT_MS)
+        ready = dict(self._poller.poll(milliseconds))
         if sys.stdin.fileno() in ready:
             return [Shutdown()]
         commands: list[Command | Prepared] = []
@@ -105,9 +119,18 @@ class Channel:
 class Worker:
     """Owns an engine and the scheduler of its sequences."""
 
-    def __init__(self, engine: Engine, config: EngineConfig, channel: Channel) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        config: EngineConfig,
+        channel: Channel,
+        *,
+        disk: DiskTier | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._store = SnapshotStore(
             host_bytes=config.host_cache_bytes,
+            disk_bytes=0 if disk is None else config.disk_cache_bytes,
             bytes_per_token=engine.bytes_per_token,
             ttl_seconds=config.cache_ttl_seconds,
             costs=engine.costs,
@@ -120,20 +143,52 @@ class Worker:
         self._channel = channel
         self._unprepared: dict[int, Submit] = {}
         self._is_running = True
+        self._clock = clock
+        self._reported_cache = -1
+        self._store.now = clock()
+        self._disk = disk
+        if disk is not None:
+            engine.use_files(disk)
+            channel.wake_on(disk.wakeup_fd)
+            disk.fill(self._store)
+        self._expiry = self._allocator.expire()
+
+    def list_sessions(self) -> tuple[tuple[str, str, int], ...]:
+        """(tenant, session, tokens) of what the disk tier had at the start."""
+        return tuple((*session, num_tokens) for session, num_tokens in self._store.list_sessions())
 
     def run(self) -> None:
         while self._is_running:
-            started = time.monotonic()
+            started = self._clock()
             is_idle = not self._scheduler.has_work
-            commands = self._channel.receive(wait=is_idle)
+            commands = self._channel.receive(timeout=self._expiry - started if is_idle else 0)
             if is_idle:
-                started = time.monotonic()
+                started = self._clock()
+            self._store.now = started
             for command in commands:
                 self.obey(command)
+            has_settled = self._settle()
             if self._scheduler.has_work:
                 self.step(started)
-            elif commands:
+            elif commands or has_settled:
+                self._engine.execute(self._scheduler.plan())
                 self._publish([], Plan(), 0.0, 0.0)
+
+    def flush(self) -> None:
+        """Write what is worth it to disk, as the last thing."""
+        if self._disk is not None:
+            self._allocator.flush()
+            self._engine.execute(Plan(self._allocator.take_operations()))
+            self._disk.close()
+
+    def _settle(self) -> bool:
+        """Take in what a disk has done and time has brought; whether that was anything."""
+        has_expired = self._store.now >= self._expiry
+        if has_expired:
+            self._expiry = self._allocator.expire()
+        if self._disk is None:
+            return has_expired
+        return self._disk.settle(self._scheduler, self._store, self._engine) or has_expired
 
     def obey(self, command: Command | Prepared) -> None:
         match command:
@@ -191,8 +246,42 @@ class Worker:
             classes=self._class_stats(),
             num_snapshots=self._store.num_segments,
             snapshot_bytes=self._store.host_bytes,
+            cache=self._cache_stats(),
         )
         self._channel.send(StepReport(outputs=outputs, stats=stats))
+
+    def _cache_stats(self) -> CacheStats | None:
+        """None while nothing of it has changed."""
+        if self._store.num_changes == self._reported_cache:
+            return None
+        self._reported_cache = self._store.num_changes
+        counters = self._store.counters
+        slots = [slot for slots in self._allocator.classes for slot in slots if slot.num_held]
+        slot_bytes = sum(slot.num_held for slot in slots) * self._engine.bytes_per_token
+        return CacheStats(
+            hits=dict(counters.hits),
+            hit_tokens=dict(counters.hit_tokens),
+            evictions=dict(counters.evictions),
+            bytes={
+                "slot": slot_bytes,
+                "host": self._store.host_bytes,
+                "disk": self._store.disk_bytes,
+            },
+            segments={
+                "slot": len(slots),
+                "host": self._store.num_segments,
+                "disk": self._store.num_files,
+            },
+            saves=counters.saves,
+            restores=counters.restores,
+            save_seconds=counters.save_seconds,
+            restore_seconds=counters.restore_seconds,
+            disk_reads=counters.disk_reads,
+            disk_writes=counters.disk_writes,
+            disk_read_seconds=counters.disk_read_seconds,
+            disk_write_seconds=counters.disk_write_seconds,
+            disk_errors=counters.disk_errors,
+        )
 
     def _class_stats(self) -> list[ClassStats]:
         return [_class_stats(slots) for slots in self._allocator.classes]
@@ -217,6 +306,14 @@ def open_engine(config: EngineConfig) -> Engine:
     return LlamaEngine(config)
 
 
+def _open_disk(engine: Engine, config: EngineConfig) -> DiskTier | None:
+    """None without a budget, and where segments proved not to fit."""
+    if config.disk_cache_bytes == 0 or not engine.can_copy:
+        return None
+    folder = Path(config.disk_cache_dir)
+    return open_disk_tier(folder, engine.fingerprint(folder.parent / DIGESTS))
+
+
 def main() -> int:
     """Run a worker to its end; the exit status says whether it ended as asked."""
     config = msgspec.json.decode(sys.argv[1], type=WorkerConfig)
@@ -227,11 +324,13 @@ def main() -> int:
     channel = Channel(config)
     try:
         engine = open_engine(config.engine)
-        channel.send(engine.warm_up())
-        worker = Worker(engine, config.engine, channel)
+        ready = engine.warm_up()
+        worker = Worker(engine, config.engine, channel, disk=_open_disk(engine, config.engine))
+        channel.send(msgspec.structs.replace(ready, sessions=worker.list_sessions()))
         gc.collect()
         gc.freeze()
         worker.run()
+        worker.flush()
         engine.close()
     except SmolserveError as error:
         channel.send(Failed(message=str(error), code=error.code))

@@ -10,10 +10,20 @@ least: the slot itself, the store, another slot, also one whose sequence still r
 
 import bisect
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from service.core.plan import Cut, Drop, Restore, Save, SlotOperation, Tokens, Truncate, make_tokens
+from service.core.plan import (
+    CopyTime,
+    Cut,
+    Drop,
+    Restore,
+    Save,
+    SlotOperation,
+    Tokens,
+    Truncate,
+    make_tokens,
+)
 from service.kvcache.counters import Source
 from service.kvcache.size_class import SizeClass
 from service.kvcache.store import SnapshotStore
@@ -242,11 +252,18 @@ class SlotAllocator:
                 self._clear(slot)
         return freed + self.store.forget(session)
 
-    def expire(self, limit: float) -> None:
-        """Free what has not been used since `limit`."""
+    def expire(self) -> float:
+        """Free what nobody used for the time to live; when to look again."""
+        limit = self.store.now - self.store.ttl_seconds
+        expiry = self.store.now + self.store.ttl_seconds
         for slot in self._slots():
-            if slot.owner is None and slot.num_held and slot.used_at < limit:
-                self._clear(slot)
+            if slot.owner is None and slot.num_held:
+                if slot.used_at <= limit:
+                    self._clear(slot)
+                else:
+                    expiry = min(expiry, slot.used_at + self.store.ttl_seconds)
+        self.store.expire(limit)
+        return min(expiry, self.store.next_expiry())
 
     def flush(self) -> None:
         """Save what idle slots hold, and begin to write all that is saved to disk."""
@@ -255,6 +272,12 @@ class SlotAllocator:
                 self.store.keep(slot.held, slot.class_index, slot.index)
                 self.store.shrink()
         self.store.flush()
+
+    def note_copies(self, copies: Iterable[CopyTime]) -> None:
+        """What copies of an executed plan took."""
+        for copy in copies:
+            self.costs.observe_copy(copy)
+            self.store.counters.note_copy(copy)
 
     def take_operations(self) -> list[SlotOperation]:
         for slot in list(self._copies):

@@ -1,6 +1,5 @@
 """What computing and copying take on this machine, in seconds; learned from the steps."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from service.core.plan import CopyTime
@@ -28,20 +27,16 @@ class Costs:
     load_seconds: float = 1e-3 / 16
     """A token's cells from disk into host memory."""
 
-    def observe_prefill(self, num_tokens: int, seconds: float) -> None:
-        self.prefill_seconds = _follow(self.prefill_seconds, seconds / num_tokens)
+    def observe_copy(self, copy: CopyTime) -> None:
+        if copy.num_tokens < MIN_COPIED:
+            return
+        seconds = copy.seconds / copy.num_tokens
+        if copy.kind == "save":
+            self.save_seconds = _follow(self.save_seconds, seconds)
+        else:
+            self.restore_seconds = _follow(self.restore_seconds, seconds)
 
-    def observe_copies(self, copies: Iterable[CopyTime]) -> None:
-        for copy in copies:
-            if copy.num_tokens < MIN_COPIED:
-                continue
-            seconds = copy.seconds / copy.num_tokens
-            if copy.kind == "save":
-                self.save_seconds = _follow(self.save_seconds, seconds)
-            else:
-                self.restore_seconds = _follow(self.restore_seconds, seconds)
-
-    def observe_load(self, num_tokens: int, seconds: float) -> None:
+    def observe_load(self, num_tokens: float, seconds: float) -> None:
         if num_tokens >= MIN_COPIED:
             self.load_seconds = _follow(self.load_seconds, seconds / num_tokens)
 

@@ -71,7 +71,7 @@ class SnapshotStore:
         self._bytes_per_token = max(bytes_per_token, 1)
         self._host_budget = host_bytes // self._bytes_per_token
         self._disk_budget = disk_bytes // self._bytes_per_token
-        self._ttl_seconds = ttl_seconds
+        self.ttl_seconds = ttl_seconds
         self._tree = PrefixTree(self._split)
         self._host: OrderedDict[Node, None] = OrderedDict()
         """Nodes with a segment that counts, least recently used first; a node's descendants before
@@ -84,6 +84,8 @@ class SnapshotStore:
         self._last_id = 0
         self._operations: list[SlotOperation] = []
         self._drops: list[Drop] = []
+        self.num_changes = 0
+        """Grows with every change of what is held anywhere."""
         self.copying_seconds = 0.0
         """Which the operations that piled up will probably take."""
 
@@ -122,6 +124,7 @@ class SnapshotStore:
         return bool(self._operations or self._drops)
 
     def operate(self, operation: SlotOperation) -> None:
+        self.num_changes += 1
         if isinstance(operation, Drop):
             self._drops.append(operation)
             return
@@ -214,10 +217,9 @@ class SnapshotStore:
             self._erase(self._files[next(iter(self._disk))])
             self.counters.evict("disk")
 
-    def expire(self) -> None:
-        """Free what nobody used for the time to live."""
-        limit = self.now - self._ttl_seconds
-        while self._host and (node := next(iter(self._host))).used_at < limit:
+    def expire(self, limit: float) -> None:
+        """Free what has not been used since `limit`."""
+        while self._host and (node := next(iter(self._host))).used_at <= limit:
             self._drop_segment(node)
             self._prune(node)
         while self._disk and _used_at(file := self._files[next(iter(self._disk))]) < limit:
@@ -266,6 +268,13 @@ class SnapshotStore:
             if node.segment is not None and node not in self._host:
                 self._drop_segment(node)
         self.shrink()
+
+    def next_expiry(self) -> float:
+        """When something will not have been used for the time to live, at the earliest."""
+        oldest = [next(iter(self._host)).used_at] if self._host else []
+        if self._disk:
+            oldest.append(_used_at(self._files[next(iter(self._disk))]))
+        return min(oldest, default=self.now) + self.ttl_seconds
 
     def flush(self) -> None:
         """Begin to write everything to disk that is in host memory only, latest used first."""

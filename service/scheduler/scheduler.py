@@ -118,7 +118,7 @@ class Scheduler:
     def apply(self, result: StepResult) -> list[SequenceOutput]:
         """Take in what the planned step computed and drew; what it gave each sequence."""
         self._observe_pace(result.decode_seconds)
-        self._allocator.costs.observe_copies(result.copies)
+        self._allocator.note_copies(result.copies)
         outputs: list[SequenceOutput] = []
         draws = enumerate(result.tokens)
         for sequence, chunk in zip(self._planned, self._plan.chunks(), strict=True):
