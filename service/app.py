@@ -18,6 +18,7 @@ from service import __version__
 from service.api.application import build_application
 from service.api.config import ApiConfig
 from service.api.drain import Drain
+from service.api.public_prompts import find_prefixes, read_public_prompt
 from service.api.served_model import ServedModel
 from service.api.server import Server, obey_signals
 from service.chat.format import choose_format
@@ -41,6 +42,7 @@ from service.models.progress import ReportProgress
 from service.models.pull import Puller
 from service.runtime.config import PoolConfig
 from service.runtime.pool import EnginePool
+from service.runtime.sharing import Sharing
 from service.scheduler.config import SchedulerConfig
 from service.settings import Settings, format_value
 from service.sizing import (
@@ -115,7 +117,8 @@ async def run_service(
     disable_created_metrics()  # a series beside each counter, which nobody looks at
     metrics = Metrics(CollectorRegistry())
     config = _configure_pool(settings, file.path, shape)
-    pool = EnginePool(config, vocab.token_bytes, metrics)
+    sharing = _configure_sharing(settings, model)
+    pool = EnginePool(config, vocab.token_bytes, metrics, sharing=sharing)
     grammars = GrammarCompiler(GrammarConfig(), lambda: list_tokens(vocab))
     drain = Drain()
     app = build_application(
@@ -179,6 +182,14 @@ def _fingerprint(settings: Settings, path: Path) -> str:
     return f"fp_{whole.hexdigest()[:12]}"
 
 
+def _configure_sharing(settings: Settings, model: ServedModel) -> Sharing:
+    prompts = map(read_public_prompt, settings.cache.public_prompts)
+    return Sharing(
+        is_global=settings.cache.sharing == "global",
+        public_prefixes=[prefix for text in prompts for prefix in find_prefixes(model, text)],
+    )
+
+
 def _configure_api(settings: Settings) -> ApiConfig:
     return ApiConfig(
         api_keys=tuple(key.get_secret_value() for key in settings.api_keys),
@@ -225,7 +236,10 @@ def _configure_pool(settings: Settings, path: Path, shape: Hyperparameters) -> P
             flash_attention=engine.flash_attention,
             rope_scaling=engine.rope_scaling,
             extra_buffers=extra_buffers,
-            host_cache_bytes=engine.host_cache_bytes,
+            host_cache_bytes=settings.cache.host_bytes,
+            disk_cache_bytes=settings.cache.disk_bytes,
+            disk_cache_dir=str(settings.cache.disk_dir),
+            cache_ttl_seconds=settings.cache.ttl_s,
             scheduler=SchedulerConfig(
                 step_tokens=settings.scheduler.step_tokens,
                 target_itl_seconds=settings.scheduler.target_itl_ms / 1000,
@@ -234,6 +248,8 @@ def _configure_pool(settings: Settings, path: Path, shape: Hyperparameters) -> P
         num_workers=num_workers,
         max_queued=settings.scheduler.max_queued,
         watchdog_seconds=settings.pool.watchdog_s,
+        max_sessions=settings.cache.max_sessions,
+        session_ttl_seconds=settings.cache.session_ttl_s,
         gpus=share.numbers if share else (),
     )
 

@@ -28,10 +28,11 @@ from service.core.kv import FlashAttention, KvType
 from service.errors import SettingsError
 from service.kvcache.size_class import SizeClass, parse_size_classes
 from service.models.catalog import default_models_dir
+from service.runtime.sessions import DEFAULT_MAX_SESSIONS, DEFAULT_TTL_SECONDS
 from service.scheduler.config import SchedulerConfig
 
 PREFIX = "SMOLSERVE_"
-_SETUP_VARIABLES = frozenset({"SMOLSERVE_CACHE"})  # where deploy.setup keeps its wheels
+_SETUP_VARIABLES = frozenset({"SMOLSERVE_SETUP_CACHE"})  # where deploy.setup keeps its wheels
 _SCHEDULER = SchedulerConfig()
 _SECRET_FIELDS = frozenset({"api_keys"})
 
@@ -48,6 +49,15 @@ def _auto_if_zero(value: object) -> object:
     return "auto" if value in (0, "0") else value
 
 
+def _default_disk_dir() -> Path:
+    """Beside what else is kept for the user and can be made again."""
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"  # noqa: TID251 - the one reader
+    try:
+        return Path(cache).expanduser() / "smolserve" / "kv"
+    except RuntimeError:  # no home
+        return Path("kv")
+
+
 def _parse_size_classes(value: object) -> object:
     if not isinstance(value, str) or value == "auto":
         return value
@@ -62,6 +72,8 @@ Count = Annotated[int, Field(ge=1)]
 AutoCount = Annotated[Count | Auto, BeforeValidator(_auto_if_zero)]
 Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+ByteCount = Annotated[int, Field(ge=0)]
+Paths = Annotated[tuple[Path, ...], BeforeValidator(_split_list)]
 Strings = Annotated[tuple[str, ...], BeforeValidator(_split_list)]
 Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(_split_list)]
 SizeClasses = Annotated[tuple[SizeClass, ...] | Auto, BeforeValidator(_parse_size_classes)]
@@ -100,9 +112,6 @@ class EngineSettings(_Group):
         description="Times that YaRN stretches the model's context; 2 makes 128k of SmolLM3's 64k",
     )
     kv_type: KvType = Field(default="f16", description="Number format of the KV cache")
-    host_cache_bytes: Annotated[int, Field(ge=0)] = Field(
-        default=1 << 30, description="Host memory of a worker for computed tokens of idle prompts"
-    )
     flash_attention: FlashAttention = Field(
         default="auto",
         description="Fused attention; auto is off on a CPU, where it is slow, and llama.cpp's "
@@ -126,6 +135,36 @@ class EngineSettings(_Group):
                 f"or set {PREFIX}ENGINE__KV_TYPE=f16"
             )
         return flash_attention
+
+
+class CacheSettings(_Group):
+    host_bytes: ByteCount = Field(
+        default=1 << 30, description="Host memory of a worker for computed tokens that wait for use"
+    )
+    disk_bytes: ByteCount = Field(
+        default=0, description="The same on disk, where they survive a restart; 0 keeps none there"
+    )
+    disk_dir: Path = Field(
+        default_factory=_default_disk_dir, description="Folder for computed tokens on disk"
+    )
+    ttl_s: Seconds = Field(
+        default=86_400, description="Seconds that unused computed tokens are kept"
+    )
+    max_sessions: Count = Field(
+        default=DEFAULT_MAX_SESSIONS,
+        description="Sessions that are remembered; the least recently used are forgotten first",
+    )
+    session_ttl_s: Seconds = Field(
+        default=DEFAULT_TTL_SECONDS, description="Seconds that an unused session is remembered"
+    )
+    sharing: Literal["tenant", "global"] = Field(
+        default="tenant",
+        description="Who starts from whose computed tokens: requests of the same API key, or all",
+    )
+    public_prompts: Paths = Field(
+        default=(),
+        description="Files, separated by commas, each with a system prompt that all keys may share",
+    )
 
 
 class SchedulerSettings(_Group):
@@ -202,6 +241,7 @@ class Settings(BaseSettings):
     )
     pool: PoolSettings = PoolSettings()
     engine: EngineSettings = EngineSettings()
+    cache: CacheSettings = Field(default_factory=CacheSettings)
     scheduler: SchedulerSettings = SchedulerSettings()
     download: DownloadSettings = DownloadSettings()
 

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from structlog.typing import FilteringBoundLogger
 
-from service.api import chat, routes
+from service.api import chat, routes, sessions
 from service.api.body import BodyMiddleware
 from service.api.chat import ChatCompletions
 from service.api.config import ApiConfig
@@ -26,9 +26,10 @@ from service.api.middleware import ApiKeyMiddleware, ExchangeMiddleware
 from service.api.openapi import openapi_routes
 from service.api.routes import health_routes, metrics_routes, model_routes
 from service.api.served_model import ServedModel
+from service.api.sessions import session_routes
 from service.telemetry.metrics import Metrics
 
-OPERATIONS = (*chat.OPERATIONS, *routes.OPERATIONS)
+OPERATIONS = (*chat.OPERATIONS, *routes.OPERATIONS, *sessions.OPERATIONS)
 """All that there is to describe; a route that is not among them fails a test."""
 
 _EXPOSED_HEADERS = ("x-request-id", "x-session-id", "openai-processing-ms", "retry-after")
@@ -67,6 +68,7 @@ def build_application(
     completions = ChatCompletions(config, model=model, generator=generator, drain=drain)
     app.router.routes.append(Route("/v1/chat/completions", completions, methods=["POST"]))
     app.include_router(model_routes(model, engine))
+    app.include_router(session_routes(model, engine))
     app.include_router(health_routes(engine, drain))
     app.include_router(metrics_routes(metrics.registry))
     app.router.routes += openapi_routes(OPERATIONS, needs_key=bool(config.api_keys))

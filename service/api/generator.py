@@ -90,6 +90,7 @@ class Generator:
 
         Raises ModelNotFound, InvalidRequest, QueueFull or EngineUnavailable.
         """
+        exchange.adopt_session_key(request.prompt_cache_key)
         self._model.check_name(request.model)
         conversation = read_conversation(request, self._model.format)
         # Off the loop even for short prompts: a switch costs 0.1 ms, a template 0.4 ms at least.

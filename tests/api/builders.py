@@ -22,6 +22,7 @@ from service.chat.prompt import plain
 from service.core.request import ThinkingBudget
 from service.core.sampling import SamplingParams
 from service.errors import InvalidRequest
+from service.runtime.sessions import SessionRegistry
 from service.runtime.stream import OutputStream
 from service.telemetry.metrics import Metrics
 
@@ -97,6 +98,8 @@ class ScriptedEngine:
         self.num_cached_tokens = 0
         self.refusal: Exception | None = None
         self.requests = []
+        self.sessions = SessionRegistry()
+        self.forgotten = []
         self._streams = asyncio.Queue()
         self._aborted = asyncio.Queue()
 
@@ -114,6 +117,12 @@ class ScriptedEngine:
             stream.begin(self.num_cached_tokens)
             stream.push(tokens_of(self.answer), self.finish_reason)
         return stream
+
+    async def forget_session(self, tenant, session):
+        if self.refusal is not None:
+            raise self.refusal
+        self.forgotten.append((tenant, session))
+        return None if self.sessions.remove(tenant, session) is None else 1
 
     async def next_stream(self):
         """The stream of the next request, in the order of arrival."""
