@@ -18,7 +18,8 @@
     └── EngineError                   our side failed
         ├── EngineUnavailable         no worker is ready: loading, restarting or draining
         ├── WorkerDied                the worker that ran the request is gone
-        └── LlamaError                llama.cpp refused; carries its return code
+        ├── LlamaError                llama.cpp refused; carries its return code
+        └── SnapshotFileError         a file of KV state cannot be used; it is computed again
 
 `code` is stable: it is what the HTTP body, the log and the metric label carry.
 """
@@ -150,3 +151,9 @@ class LlamaError(EngineError):
     """llama.cpp refused an operation."""
 
     code = "llama_error"
+
+
+class SnapshotFileError(EngineError):
+    """A file of KV state cannot be used; never leaves the worker."""
+
+    code = "snapshot_file_error"

@@ -82,6 +82,7 @@ def test_cut_is_what_llama_cpp_writes_for_those_tokens(transposed):
 
 
 @pytest.mark.parametrize("transposed", [True, False])
+@settings(deadline=None)
 @given(points=points_of_40, num_tokens=st.integers(1, 40))
 def test_joined_parts_are_the_first_tokens_of_the_whole(transposed, points, num_tokens):
     parts = cut_at(snapshot(40, transposed=transposed), points)
@@ -186,6 +187,7 @@ def test_header_that_does_not_add_up_is_an_error_that_says_why(offset, value, ma
         parse_snapshot(as_array(bytes(written)))
 
 
+@settings(deadline=None)
 @given(data=st.binary(max_size=200))
 def test_any_bytes_are_a_snapshot_or_an_error(data):
     try:
@@ -194,6 +196,7 @@ def test_any_bytes_are_a_snapshot_or_an_error(data):
         return
 
 
+@settings(deadline=None)
 @given(index=st.integers(0, len(cells(5)) - 1), value=st.integers(0, 255))
 def test_any_changed_byte_is_a_snapshot_or_an_error(index, value):
     written = bytearray(cells(5))
