@@ -119,7 +119,7 @@ async def run_service(
     config = _configure_pool(settings, file.path, shape)
     sharing = _configure_sharing(settings, model)
     pool = EnginePool(config, vocab.token_bytes, metrics, sharing=sharing)
-    grammars = GrammarCompiler(GrammarConfig(), lambda: list_tokens(vocab))
+    grammars = GrammarCompiler(_configure_grammars(settings), lambda: list_tokens(vocab))
     drain = Drain()
     app = build_application(
         _configure_api(settings),
@@ -197,6 +197,14 @@ def _configure_api(settings: Settings) -> ApiConfig:
         max_body_bytes=settings.max_body_bytes,
         client_timeout_seconds=settings.client_timeout_s,
         keepalive_seconds=settings.keepalive_s,
+    )
+
+
+def _configure_grammars(settings: Settings) -> GrammarConfig:
+    return GrammarConfig(
+        max_bytes=settings.grammar.max_bytes,
+        compile_seconds=settings.grammar.compile_s,
+        compile_bytes=settings.grammar.compile_bytes,
     )
 
 

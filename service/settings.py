@@ -26,6 +26,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.core.kv import FlashAttention, KvType
 from service.errors import SettingsError
+from service.grammar.config import GrammarConfig
 from service.kvcache.size_class import SizeClass, parse_size_classes
 from service.models.catalog import default_models_dir
 from service.runtime.sessions import DEFAULT_MAX_SESSIONS, DEFAULT_TTL_SECONDS
@@ -34,6 +35,7 @@ from service.scheduler.config import SchedulerConfig
 PREFIX = "SMOLSERVE_"
 _SETUP_VARIABLES = frozenset({"SMOLSERVE_SETUP_CACHE"})  # where deploy.setup keeps its wheels
 _SCHEDULER = SchedulerConfig()
+_GRAMMAR = GrammarConfig()
 _SECRET_FIELDS = frozenset({"api_keys"})
 
 Auto = Literal["auto"]
@@ -180,6 +182,21 @@ class SchedulerSettings(_Group):
     )
 
 
+class GrammarSettings(_Group):
+    max_bytes: Count = Field(
+        default=_GRAMMAR.max_bytes,
+        description="Longest JSON schema or grammar of a request, tools together",
+    )
+    compile_s: Seconds = Field(
+        default=_GRAMMAR.compile_seconds,
+        description="Seconds that a schema or grammar may take to compile; more is a 400",
+    )
+    compile_bytes: Count = Field(
+        default=_GRAMMAR.compile_bytes,
+        description="Memory that compiling a schema or grammar may take; more is a 400",
+    )
+
+
 class DownloadSettings(_Group):
     endpoint: str = Field(
         default="https://huggingface.co",
@@ -243,6 +260,7 @@ class Settings(BaseSettings):
     engine: EngineSettings = EngineSettings()
     cache: CacheSettings = Field(default_factory=CacheSettings)
     scheduler: SchedulerSettings = SchedulerSettings()
+    grammar: GrammarSettings = GrammarSettings()
     download: DownloadSettings = DownloadSettings()
 
     @classmethod

@@ -14,22 +14,25 @@ from service.chat.prompt import Vocabulary
 from service.chat.thinking import end_of_thought
 from service.core.request import Constraint
 from service.errors import InvalidRequest
+from service.grammar.closing import close
 from service.grammar.complaint import Origin
-from service.grammar.forms import JsonSchema, after_thought, json_schema
-from service.grammar.tools import NO_ARGUMENTS, CallSyntax, Function, constrain_calls
-
-_COMBINING = frozenset(
-    {
-        *("allOf", "anyOf", "oneOf", "not", "if", "$ref", "dependentSchemas"),
-        *("patternProperties", "unevaluatedProperties"),
-    }
+from service.grammar.forms import (
+    JsonSchema,
+    after_thought,
+    choice,
+    context_free,
+    is_gbnf,
+    json_schema,
+    regex,
 )
+from service.grammar.tools import NO_ARGUMENTS, CallSyntax, Function, constrain_calls
 
 
 class Grammars(Protocol):
     """What this module asks of `service.grammar.compiler.GrammarCompiler`."""
 
     async def check(self, grammar: str, origins: Sequence[Origin], /) -> None: ...
+    async def convert(self, gbnf: str, param: str, /) -> str: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,10 +50,14 @@ async def constrain(
 
     Raises InvalidRequest for what does not compile, or cannot be told from the thought before it.
     """
+    answer = await _read_answer(request, grammars)
     use = request.tool_use
     if use is None or _has_other_calls(request):
+        form = answer
+    else:
+        form = _bind_calls(use, model.vocab, native=model.format.native_tools, answer=answer)
+    if form is None:
         return None
-    form = _bind_calls(use, model.vocab, native=model.format.native_tools)
     begin_token = _find_begin(model.vocab, parser)
     grammar = form.grammar if begin_token is None else after_thought(form.grammar)
     await _check(_Form(grammar=grammar, origins=form.origins), grammars)
@@ -62,7 +69,8 @@ async def _check(form: _Form, grammars: Grammars) -> None:
     try:
         await grammars.check(form.grammar, form.origins)
     except InvalidRequest:
-        for origin in form.origins if len(form.origins) > 1 else ():
+        schemas = [origin for origin in form.origins if origin.schema is not None]
+        for origin in schemas if len(form.origins) > 1 else ():
             await grammars.check(json_schema(cast("JsonSchema", origin.schema)), [origin])
         raise
 
@@ -87,7 +95,27 @@ def _find_begin(vocab: Vocabulary, parser: OutputParser) -> int | None:
     return token
 
 
-def _bind_calls(use: ToolUse, vocab: Vocabulary, *, native: bool) -> _Form:
+async def _read_answer(request: ChatCompletionRequest, grammars: Grammars) -> _Form | None:
+    """What an answer that is not a call is held to."""
+    wanted = request.answer_form
+    if wanted is None:
+        return None
+    value, origin = wanted.value, Origin(param=wanted.param)
+    if isinstance(value, Mapping):
+        grammar = json_schema(close(value))
+        origin = Origin(param=wanted.param, schema=value)
+    elif isinstance(value, list):
+        grammar = choice(value)
+    elif wanted.is_regex:
+        grammar = regex(value)
+    elif is_gbnf(value):
+        grammar = context_free(await grammars.convert(value, wanted.param))
+    else:
+        grammar = context_free(value)
+    return _Form(grammar=grammar, origins=[origin])
+
+
+def _bind_calls(use: ToolUse, vocab: Vocabulary, *, native: bool, answer: _Form | None) -> _Form:
     """Several calls where the request or, if it is silent, the model's own format knows them."""
     functions = [_read_function(tool) for tool in use.callable.values()]
     constraint = constrain_calls(
@@ -95,12 +123,20 @@ def _bind_calls(use: ToolUse, vocab: Vocabulary, *, native: bool) -> _Form:
         CallSyntax(begin=_marker(vocab, CALL_TAG), end=_marker(vocab, END_CALL_TAG)),
         mode="required" if use.must_call else "auto",
         parallel=native if use.parallel is None else use.parallel,
+        answer=None if answer is None else answer.grammar,
     )
     origins = [
+        *(() if answer is None or use.must_call else answer.origins),
+        *_list_origins(use, functions),
+    ]
+    return _Form(grammar=constraint.grammar, origins=origins)
+
+
+def _list_origins(use: ToolUse, functions: Sequence[Function]) -> list[Origin]:
+    return [
         Origin(param=f"tools[{index}].function.parameters", schema=function.parameters)
         for index, function in zip(use.callable, functions, strict=True)
     ]
-    return _Form(grammar=constraint.grammar, origins=origins)
 
 
 def _marker(vocab: Vocabulary, tag: str) -> str | int:
@@ -111,27 +147,5 @@ def _marker(vocab: Vocabulary, tag: str) -> str | int:
 def _read_function(tool: chat.Tool) -> Function:
     """Arguments are an object, whatever else the schema leaves open."""
     given = NO_ARGUMENTS if tool.parameters is None else tool.parameters
-    schema = _close({**given, "type": "object"})
+    schema = close({**given, "type": "object"})
     return Function(name=tool.name, parameters=schema, strict=bool(tool.strict))
-
-
-def _close(schema: Mapping[str, object]) -> dict[str, object]:
-    """The schema without properties that it does not list, where it does not say that there are.
-
-    A small model makes up properties as long as it may. What is combined with other schemas, which
-    may list more, stays as it is.
-    """
-    closed = dict(schema)
-    if _COMBINING.intersection(schema):
-        return closed
-    if isinstance(schema.get("properties"), dict):
-        listed = cast("dict[str, object]", schema["properties"])
-        closed["properties"] = {name: _close_value(value) for name, value in listed.items()}
-        closed.setdefault("additionalProperties", False)
-    if "items" in schema:
-        closed["items"] = _close_value(schema["items"])
-    return closed
-
-
-def _close_value(value: object) -> object:
-    return _close(cast("Mapping[str, object]", value)) if isinstance(value, dict) else value

@@ -31,8 +31,10 @@ def read_conversation(
         enable_thinking=effort != "none" if effort is not None else asked,
         continue_final_message=bool(request.continue_final_message),
         template_kwargs=kwargs,
-        # What binds calls binds behind a thought, so there must be one for sure, or none.
-        open_thought=request.thinking_budget is not None or use is not None,
+        # What binds an answer binds behind a thought, so there must be one for sure, or none.
+        open_thought=request.thinking_budget is not None
+        or use is not None
+        or request.answer_form is not None,
     )
 
 

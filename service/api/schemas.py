@@ -9,6 +9,12 @@ from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
+from service.api.answer_form import (
+    AnswerForm,
+    ResponseFormat,
+    StructuredOutputs,
+    read_answer_form,
+)
 from service.api.fields import GenerationFields, Positive, Schema, only, unsupported
 from service.api.tools import FunctionKind, ToolChoice, Tools, ToolUse, read_tool_use
 from service.errors import InvalidRequest
@@ -145,6 +151,9 @@ class ChatCompletionRequest(GenerationFields):
     chat_template_kwargs: dict[str, Any] | None = None
     continue_final_message: bool | None = None
 
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+
     tools: Tools | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
@@ -166,7 +175,6 @@ class ChatCompletionRequest(GenerationFields):
     # Known to OpenAI's clients and not offered here (yet).
     store: Annotated[None, BeforeValidator(_refuse_storing, json_schema_input_type=NotTrue)] = None
     modalities: Annotated[None, only(["text"])] = None
-    response_format: Annotated[None, only({"type": "text"})] = None
     functions: Annotated[None, only([])] = None
     function_call: Annotated[None, only("none", "auto")] = None
     audio: Annotated[None, only()] = None
@@ -197,6 +205,16 @@ class ChatCompletionRequest(GenerationFields):
                 "max_tokens contradicts max_completion_tokens; send one of them.",
                 param="max_tokens",
             )
+        return self
+
+    @cached_property
+    def answer_form(self) -> AnswerForm | None:
+        """What an answer that is no call must look like; None where it may be any text."""
+        return read_answer_form(self.response_format, self.structured_outputs)
+
+    @model_validator(mode="after")
+    def _check_answer_form(self) -> Self:
+        _ = self.answer_form
         return self
 
     @model_validator(mode="after")

@@ -51,14 +51,19 @@ def is_gbnf(text: str) -> bool:
 
 def after_thought(grammar: str) -> str:
     """The same behind line ends that a model may write once it has closed its thought."""
-    first, *others = json.loads(grammar)["grammars"]
     start = lark_part(f"start: /\\n{{0,2}}/ @{_AFTER_THOUGHT}")
-    return join_grammars([start, {**first, "name": _AFTER_THOUGHT}, *others])
+    return join_grammars([start, *name_grammar(grammar, _AFTER_THOUGHT)])
 
 
 def join_grammars(parts: Sequence[Mapping[str, object]]) -> str:
     """The first part is where an answer starts; it refers to others as `@name`."""
     return json.dumps({"grammars": parts}, ensure_ascii=False, separators=(",", ":"))
+
+
+def name_grammar(grammar: str, name: str) -> list[dict[str, object]]:
+    """The parts of a grammar, for others to refer to its first by a name."""
+    first, *others = json.loads(grammar)["grammars"]
+    return [{**first, "name": name}, *others]
 
 
 def json_part(name: str, schema: JsonSchema, *, lenient: bool = False) -> dict[str, object]:

@@ -5,10 +5,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 from service.core.request import Constraint
-from service.grammar.forms import JsonSchema, join_grammars, json_part, lark_part, quote
+from service.grammar.forms import (
+    JsonSchema,
+    join_grammars,
+    json_part,
+    lark_part,
+    name_grammar,
+    quote,
+)
 
 MAX_PARALLEL_CALLS = 16
 """In one answer; a small model does not stop by itself."""
+
+ANSWER = "answer_without_calls"
 
 NO_ARGUMENTS: Mapping[str, object] = {
     "type": "object",
@@ -55,15 +64,20 @@ def constrain_calls(
     mode: Literal["auto", "required"],
     parallel: bool,
     begin_token: int | None = None,
+    answer: str | None = None,
 ) -> Constraint:
     """Calls of `functions` only, with arguments that are valid against their schemas.
 
     `auto`: any text, then a call or none; `required`: a call at once, no text. A named function is
     `required` with that function alone. With `parallel` further calls may follow, up to
     MAX_PARALLEL_CALLS, and nothing else follows a call in any case. `begin_token` is as in
-    Constraint. The grammar is not compiled yet: give it to `GrammarCompiler.check`, as all others.
+    Constraint. `answer` is a grammar that text without calls is held to. The grammar is not
+    compiled yet: give it to `GrammarCompiler.check`, as all others.
     """
     start = "calls" if mode == "required" else "TEXT | opening rest"
+    answers: list[dict[str, object]] = []
+    if answer is not None and mode == "auto":
+        start, answers = f"calls | @{ANSWER}", name_grammar(answer, ANSWER)
     between = quote(syntax.between) if syntax.between else ""
     repeated = f"({between} {_opening(syntax)} call){{0,{MAX_PARALLEL_CALLS - 1}}}"
     lines = [
@@ -72,7 +86,7 @@ def constrain_calls(
         f"rest: call {repeated if parallel else ''}",
         f"call: {' | '.join(f'call_{index}' for index in range(len(functions)))}",
         *(_call_rule(index, function, syntax) for index, function in enumerate(functions)),
-        *(_free_text(syntax) if mode == "auto" else ()),
+        *(_free_text(syntax) if start.startswith("TEXT") else ()),
     ]
     arguments = [
         json_part(
@@ -83,7 +97,8 @@ def constrain_calls(
         for index, function in enumerate(functions)
     ]
     return Constraint(
-        grammar=join_grammars([lark_part("\n".join(lines)), *arguments]), begin_token=begin_token
+        grammar=join_grammars([lark_part("\n".join(lines)), *arguments, *answers]),
+        begin_token=begin_token,
     )
 
 
