@@ -12,9 +12,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 from structlog.typing import FilteringBoundLogger
 
-from service.api import chat, routes, sessions
+from service.api import chat, completions, routes, sessions, tokenization
 from service.api.body import BodyMiddleware
 from service.api.chat import ChatCompletions
+from service.api.completions import Completions
 from service.api.config import ApiConfig
 from service.api.constraint import Grammars
 from service.api.drain import Drain
@@ -27,9 +28,16 @@ from service.api.openapi import openapi_routes
 from service.api.routes import health_routes, metrics_routes, model_routes
 from service.api.served_model import ServedModel
 from service.api.sessions import session_routes
+from service.api.tokenization import tokenization_routes
 from service.telemetry.metrics import Metrics
 
-OPERATIONS = (*chat.OPERATIONS, *routes.OPERATIONS, *sessions.OPERATIONS)
+OPERATIONS = (
+    *chat.OPERATIONS,
+    *completions.OPERATIONS,
+    *tokenization.OPERATIONS,
+    *routes.OPERATIONS,
+    *sessions.OPERATIONS,
+)
 """All that there is to describe; a route that is not among them fails a test."""
 
 _EXPOSED_HEADERS = ("x-request-id", "x-session-id", "openai-processing-ms", "retry-after")
@@ -65,8 +73,15 @@ def build_application(
         exception_handlers={HTTPException: _refuse},
     )
     generator = Generator(model, engine, grammars)
-    completions = ChatCompletions(config, model=model, generator=generator, drain=drain)
-    app.router.routes.append(Route("/v1/chat/completions", completions, methods=["POST"]))
+    chat_completions = ChatCompletions(config, model=model, generator=generator, drain=drain)
+    text_completions = Completions(
+        config, model=model, engine=engine, generator=generator, drain=drain
+    )
+    app.router.routes += [
+        Route("/v1/chat/completions", chat_completions, methods=["POST"]),
+        Route("/v1/completions", text_completions, methods=["POST"]),
+        *tokenization_routes(model, engine),
+    ]
     app.include_router(model_routes(model, engine))
     app.include_router(session_routes(model, engine))
     app.include_router(health_routes(engine, drain))

@@ -2,7 +2,6 @@
 
 import time
 
-from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -11,7 +10,6 @@ from service.api.attendance import attend
 from service.api.body import read_body
 from service.api.config import ApiConfig
 from service.api.drain import Drain
-from service.api.errors import internal_error, render_error
 from service.api.event_stream import EventStream
 from service.api.exchange import Exchange, mint
 from service.api.generation import name_tier
@@ -28,8 +26,8 @@ from service.api.presentation import (
 )
 from service.api.schemas import ChatCompletionRequest
 from service.api.served_model import ServedModel
+from service.api.streaming import stream_answer
 from service.api.validation import parse_body
-from service.errors import SmolserveError
 
 OPERATIONS = (
     Operation(
@@ -68,7 +66,14 @@ class ChatCompletions:
         exchange = Exchange.of(scope)
         exchange.facts.update(stream=bool(request.stream), session_id=exchange.session_id)
         if request.stream:
-            await self._stream(request, exchange, receive, EventStream(send))
+            events = EventStream(send)
+            await stream_answer(
+                self._stream(request, exchange, events),
+                events,
+                exchange=exchange,
+                receive=receive,
+                drain=self._drain,
+            )
             return
         async with attend(receive, self._drain):
             answer = await self._complete(request, exchange)
@@ -91,29 +96,6 @@ class ChatCompletions:
         return encode_completion(stamp, answers, count_usage(choices))
 
     async def _stream(
-        self,
-        request: ChatCompletionRequest,
-        exchange: Exchange,
-        receive: Receive,
-        events: EventStream,
-    ) -> None:
-        """After the first byte an error is an event, and the stream ends without `[DONE]`."""
-        try:
-            async with attend(receive, self._drain):
-                await self._stream_answer(request, exchange, events)
-        except SmolserveError as error:
-            if not events.has_started:
-                raise
-            exchange.facts["error"] = error.code
-            await events.finish(_error_event(error))
-        except ClientDisconnect:
-            raise
-        except Exception:
-            if events.has_started:
-                await events.finish(_error_event(internal_error(exchange.request_id)))
-            raise
-
-    async def _stream_answer(
         self, request: ChatCompletionRequest, exchange: Exchange, events: EventStream
     ) -> None:
         choices = await self._generator.start(request, exchange)
@@ -142,7 +124,3 @@ async def _write_choice(choice: Choice, encoder: ChunkEncoder, events: EventStre
         start = b""
     finish = encoder.finish(choose_finish_reason(choice), choice.finish_tokens())
     await events.write(start + finish)
-
-
-def _error_event(error: SmolserveError) -> bytes:
-    return b"data: " + render_error(error) + b"\n\n"

@@ -18,6 +18,7 @@ from service.api.validation import UNSUPPORTED_PARAMETER
 from service.errors import InvalidRequest
 
 MAX_STOP_STRINGS = 4
+MAX_CHOICES = 128
 
 
 def unsupported(message: str) -> PydanticCustomError:
@@ -95,6 +96,8 @@ class GenerationFields(Schema):
         BeforeValidator(_list_stops, json_schema_input_type=StopString | Stops | None),
     ] = None
 
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    priority: Annotated[int, Field(ge=-100, le=100)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 

@@ -3,6 +3,7 @@
 import msgspec
 
 from service.api.exchange import Exchange
+from service.api.fields import GenerationFields
 from service.api.schemas import ChatCompletionRequest
 from service.api.served_model import ServedModel
 from service.api.validation import UNSUPPORTED_PARAMETER
@@ -35,8 +36,26 @@ def build_generations(
 
     Raises InvalidRequest for token ids that are not in the vocabulary.
     """
+    first = msgspec.structs.replace(
+        build_generation(request, prompt, model=model, exchange=exchange, new_seed=new_seed),
+        priority=choose_priority(request, exchange, tier=request.service_tier),
+        num_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+        thinking=_limit_thinking(request, conversation, model),
+    )
+    return [reseed(first, index) for index in range(request.n or 1)]
+
+
+def build_generation(
+    request: GenerationFields,
+    prompt: list[int],
+    *,
+    model: ServedModel,
+    exchange: Exchange,
+    new_seed: int,
+) -> GenerationRequest:
+    """What every request for text says of it. Raises InvalidRequest as above."""
     seed = new_seed if request.seed is None else request.seed & _SEED_MASK
-    first = GenerationRequest(
+    return GenerationRequest(
         request_id=exchange.request_id,
         prompt=prompt,
         sampling=_choose_sampling(request, model, seed),
@@ -45,52 +64,48 @@ def build_generations(
         tenant=exchange.tenant,
         session=exchange.session_id,
         priority=choose_priority(request, exchange),
-        num_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
-        thinking=_limit_thinking(request, conversation, model),
     )
-    return [
-        first,
-        *(
-            msgspec.structs.replace(first, sampling=_reseed(first.sampling, index))
-            for index in range(1, request.n or 1)
-        ),
-    ]
 
 
-def choose_priority(request: ChatCompletionRequest, exchange: Exchange) -> int:
+def choose_priority(
+    request: GenerationFields, exchange: Exchange, *, tier: str | None = None
+) -> int:
     """Lower is served first; who made the exchange decides, then the number, then the tier."""
     if exchange.priority is not None:
         return exchange.priority
     if request.priority is not None:
         return request.priority
-    return _TIER_PRIORITIES.get(request.service_tier or "default", 0)
+    return _TIER_PRIORITIES.get(tier or "default", 0)
 
 
 def name_tier(request: ChatCompletionRequest, exchange: Exchange) -> str | None:
     """The tier that the request is really served in; None where it does not ask."""
     if request.service_tier is None:
         return None
-    priority = choose_priority(request, exchange)
+    priority = choose_priority(request, exchange, tier=request.service_tier)
     return "priority" if priority < 0 else "flex" if priority > 0 else "default"
 
 
-def _reseed(sampling: SamplingParams, index: int) -> SamplingParams:
-    return msgspec.structs.replace(sampling, seed=sampling.seed + index * _SEED_STEP & _SEED_MASK)
+def reseed(generation: GenerationRequest, index: int) -> GenerationRequest:
+    """The choice with this number; the first is what a request for one would be."""
+    sampling = generation.sampling
+    seed = sampling.seed + index * _SEED_STEP & _SEED_MASK
+    return msgspec.structs.replace(
+        generation, sampling=msgspec.structs.replace(sampling, seed=seed)
+    )
 
 
-def check_length(prompt: list[int], max_context_len: int) -> None:
+def check_length(prompt: list[int], max_context_len: int, *, param: str = "messages") -> None:
     """Raises ContextLengthExceeded; at least one token must fit behind the prompt."""
     if len(prompt) >= max_context_len:
         raise ContextLengthExceeded(
             f"The context holds {max_context_len} tokens, prompt and answer together, and the "
-            f"messages are {len(prompt)} tokens long; shorten them.",
-            param="messages",
+            f"{param} have {len(prompt)}; shorten them.",
+            param=param,
         )
 
 
-def _choose_sampling(
-    request: ChatCompletionRequest, model: ServedModel, seed: int
-) -> SamplingParams:
+def _choose_sampling(request: GenerationFields, model: ServedModel, seed: int) -> SamplingParams:
     """What the request asks for, over what the model's authors recommend."""
     asked = {
         "temperature": request.temperature,

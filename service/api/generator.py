@@ -19,6 +19,7 @@ from service.api.schemas import ChatCompletionRequest
 from service.api.served_model import ServedModel
 from service.chat.messages import Conversation
 from service.chat.parser import ContentText, OutputParser, Parsed
+from service.core.request import GenerationRequest
 from service.runtime.stream import OutputStream
 
 T = TypeVar("T")
@@ -83,7 +84,7 @@ class Generator:
         self._model = model
         self._engine = engine
         self._grammars = grammars
-        self._new_seed = new_seed
+        self.new_seed = new_seed
 
     async def start(self, request: ChatCompletionRequest, exchange: Exchange) -> list[Choice]:
         """All of them or none. The caller reads them within `ending`.
@@ -104,24 +105,30 @@ class Generator:
             prompt,
             model=self._model,
             exchange=exchange,
-            new_seed=self._new_seed(),
+            new_seed=self.new_seed(),
         )
+        bound = [replace(generation, constraint=constraint) for generation in generations]
+        return self.submit(bound, parsers)
+
+    def submit(
+        self, generations: Sequence[GenerationRequest], parsers: Sequence[OutputParser]
+    ) -> list[Choice]:
+        """All of them or none. Raises QueueFull or EngineUnavailable."""
         self._engine.check_room(len(generations))
-        streams = [
-            self._engine.submit(replace(generation, constraint=constraint))
-            for generation in generations
-        ]
-        shows = bool(request.logprobs)
-        token_bytes = self._model.vocab.token_bytes
         return [
             Choice(
                 index=index,
-                stream=stream,
+                stream=self._engine.submit(generation),
                 parser=parser,
-                shown=ShownTokens(token_bytes) if shows else None,
+                shown=self._show(generation),
             )
-            for index, (stream, parser) in enumerate(zip(streams, parsers, strict=True))
+            for index, (generation, parser) in enumerate(zip(generations, parsers, strict=True))
         ]
+
+    def _show(self, generation: GenerationRequest) -> ShownTokens | None:
+        if generation.num_logprobs is None:
+            return None
+        return ShownTokens(self._model.vocab.token_bytes)
 
     def _prepare(
         self, conversation: Conversation, num_choices: int

@@ -158,11 +158,9 @@ class ChatCompletionRequest(GenerationFields):
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
 
-    n: Positive | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None = None
-    priority: Annotated[int, Field(ge=-100, le=100)] | None = None
 
     # What a client says about itself, and hints that this server meets without being told.
     metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] | None = None
