@@ -26,6 +26,7 @@ _UNIMPLEMENTED = re.compile(r"Unimplemented keys: (\[.*\])", re.DOTALL)
 _FORMAT = re.compile(r"Unknown format: (.*)", re.DOTALL)
 _REFERENCE = re.compile(r"(?:Pointer|Resource|Anchor) '(.*?)' ", re.DOTALL)
 _TYPE = re.compile(r"Invalid type: (.*)", re.DOTALL)
+_PATTERN = re.compile(r"regex parse error:.*^error: ([^\n]*)", re.DOTALL | re.MULTILINE)
 _OUT_OF_ORDER = re.compile(r"(\w+) \((.+?)\) is greater than .*")
 
 Node = Mapping[str, object]
@@ -102,8 +103,8 @@ def _read(message: str) -> _Finding | None:  # noqa: PLR0911 - a case each
         return _Finding(lambda _, keyword: keyword in _COUNTS, message, UNSUPPORTED_SCHEMA)
     if message.startswith("patternProperty regexes"):
         return _Finding(lambda _, keyword: keyword == "patternProperties", message)
-    if message.startswith("regex parse error"):
-        return _Finding(_is_pattern_in(message), _last_line(message), UNSUPPORTED_SCHEMA)
+    if found := _PATTERN.search(message):
+        return _Finding(_is_pattern_in(message), found[1], UNSUPPORTED_SCHEMA)
     return None
 
 
@@ -130,10 +131,6 @@ def _is_pattern_in(message: str) -> Callable[[Node, str], bool]:
         )
 
     return matches
-
-
-def _last_line(message: str) -> str:
-    return message.rsplit("\n", maxsplit=1)[-1].removeprefix("error: ")
 
 
 def _walk(schema: object, path: str) -> Iterator[tuple[str, Node]]:

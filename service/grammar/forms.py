@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 
-from llguidance import LLMatcher
+from llguidance import regex_to_lark
 
 JsonSchema = Mapping[str, object]
 
@@ -15,6 +15,7 @@ WHITESPACE = " |\\r?\\n[ \\t]{0,20}"
 """What may stand between two tokens of JSON, at most once: compact, spaced and indented JSON all
 fit, and a small model cannot fill its budget with blanks."""
 
+_ASCII_CLASSES = "dw"
 _AFTER_THOUGHT = "after_thought"
 _GBNF_RULE = re.compile(r"^\s*[\w-]+\s*::=", re.MULTILINE)
 
@@ -30,8 +31,11 @@ def json_schema(schema: JsonSchema) -> str:
 
 
 def regex(pattern: str) -> str:
-    """The whole answer matches the pattern, in the syntax of Rust's regex crate."""
-    return LLMatcher.grammar_from_regex(pattern)
+    r"""The whole answer matches the pattern, in the syntax of Rust's regex crate.
+
+    As in JSON schemas, `\d` and `\w` are ASCII's.
+    """
+    return join_grammars([lark_part(f"start: /{regex_to_lark(pattern, _ASCII_CLASSES)}/")])
 
 
 def choice(texts: Sequence[str]) -> str:
