@@ -127,9 +127,6 @@ class StepStats(msgspec.Struct, frozen=True, array_like=True):
     num_running: int
     num_preemptions: int
     classes: list[ClassStats]
-    num_snapshots: int
-    """Runs of computed tokens kept in host memory."""
-    snapshot_bytes: int
     cache: CacheStats | None = None
     """None where nothing of it changed since the last report."""
 

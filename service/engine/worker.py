@@ -244,8 +244,6 @@ class Worker:
             num_running=self._scheduler.num_running,
             num_preemptions=self._scheduler.num_preemptions,
             classes=self._class_stats(),
-            num_snapshots=self._store.num_segments,
-            snapshot_bytes=self._store.host_bytes,
             cache=self._cache_stats(),
         )
         self._channel.send(StepReport(outputs=outputs, stats=stats))

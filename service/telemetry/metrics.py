@@ -157,9 +157,8 @@ class Metrics:
         self._batch_lines.labels(outcome).inc(count)
 
     def worker_lost(self, worker: int) -> None:
-        """Its gauges fall to zero; they are gone with its process."""
-        state = self._workers.state(worker)
-        state.process = state.ready = state.stats = None
+        """Its gauges fall to zero with its process; its counters stay."""
+        self._workers.state(worker).end_life()
 
     def observe_ready(self, worker: int, ready: Ready, classes: Sequence[SizeClass]) -> None:
         """`classes` in the order of StepStats.classes."""
@@ -169,7 +168,10 @@ class Metrics:
 
     def observe_step(self, worker: int, report: StepReport) -> None:
         stats = report.stats
-        self._workers.state(worker).stats = stats
+        state = self._workers.state(worker)
+        state.stats = stats
+        if stats.cache is not None:
+            state.cache.now = stats.cache
         num_generated = sum(len(output.token_ids) for output in report.outputs)
         if num_generated:
             self._generated_tokens.inc(num_generated)

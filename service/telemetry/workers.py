@@ -9,6 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from service.core.messages import ClassStats, Ready, StepStats
+from service.telemetry.cache import WorkerCache, collect_caches
 
 SizeClass = tuple[int, int]
 """(slots, tokens each slot holds)"""
@@ -22,6 +23,20 @@ class WorkerState:
     classes: Sequence[SizeClass] = field(default_factory=tuple)
     ready: Ready | None = None
     stats: StepStats | None = None
+    cache: WorkerCache = field(default_factory=WorkerCache)
+    num_ended_preemptions: int = 0
+    """Of earlier lives; a counter must not fall when its worker dies."""
+
+    @property
+    def num_preemptions(self) -> int:
+        now = 0 if self.stats is None else self.stats.num_preemptions
+        return self.num_ended_preemptions + now
+
+    def end_life(self) -> None:
+        """The worker is gone, and what it held with it."""
+        self.num_ended_preemptions = self.num_preemptions
+        self.cache.end_life()
+        self.process = self.ready = self.stats = None
 
 
 class WorkersCollector(Collector):
@@ -41,12 +56,12 @@ class WorkersCollector(Collector):
         yield from self._collect_requests()
         yield from self._collect_slots()
         yield from self._collect_memory()
+        yield from collect_caches(state.cache for state in self._workers.values())
 
     def _collect_requests(self) -> Iterator[Metric]:
         up = _gauge("worker_up", "1 for a worker that is loaded and alive", "worker")
         running = _gauge("requests_running", "Sequences that hold a slot", "worker")
         waiting = _gauge("requests_waiting", "Sequences that wait for a slot", "worker")
-        snapshots = _gauge("snapshots", "Runs of computed tokens kept in host memory", "worker")
         preemptions = CounterMetricFamily(
             "smolserve_preemptions", "Sequences that had to give way", labels=["worker"]
         )
@@ -55,9 +70,8 @@ class WorkersCollector(Collector):
             up.add_metric([name], state.ready is not None)
             running.add_metric([name], stats.num_running if stats else 0)
             waiting.add_metric([name], stats.num_waiting if stats else 0)
-            snapshots.add_metric([name], stats.num_snapshots if stats else 0)
-            preemptions.add_metric([name], stats.num_preemptions if stats else 0)
-        yield from (up, running, waiting, snapshots, preemptions)
+            preemptions.add_metric([name], state.num_preemptions)
+        yield from (up, running, waiting, preemptions)
 
     def _collect_slots(self) -> Iterator[Metric]:
         slots = _gauge("slots", "Slots by size class and state", "worker", "class", "state")
@@ -94,8 +108,6 @@ class WorkersCollector(Collector):
                 for gpu in state.ready.gpus:
                     vram.add_metric([name, gpu.name, "used"], gpu.total_bytes - gpu.free_bytes)
                     vram.add_metric([name, gpu.name, "free"], gpu.free_bytes)
-            if state.stats is not None:
-                memory.add_metric([name, "snapshots"], state.stats.snapshot_bytes)
             if state.process is not None:
                 resident.add_metric([f"worker-{name}"], _resident_bytes(state.process))
         yield from (memory, resident)

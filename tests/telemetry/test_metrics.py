@@ -1,9 +1,11 @@
 import os
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from service.core.messages import (
+    CacheStats,
     ClassStats,
     DeviceMemory,
     Ready,
@@ -49,8 +51,6 @@ def report(num_tokens=0, **changes):
         "num_running": 0,
         "num_preemptions": 0,
         "classes": [],
-        "num_snapshots": 0,
-        "snapshot_bytes": 0,
     }
     outputs = [SequenceOutput(index, [7], None, 0) for index in range(num_tokens)]
     return StepReport(outputs=outputs, stats=StepStats(**values | changes))
@@ -79,7 +79,7 @@ def test_gauges_of_a_worker_follow_its_last_report():
     metrics.observe_ready(1, ready(), [(8, 2048), (1, 8192)])
     classes = [ClassStats(3, 2, 500, 90), ClassStats(1, 0, 4000, 0)]
     metrics.observe_step(
-        1, report(num_running=4, num_waiting=9, num_snapshots=2, num_preemptions=5, classes=classes)
+        1, report(num_running=4, num_waiting=9, num_preemptions=5, classes=classes)
     )
 
     def value(name, **labels):
@@ -88,7 +88,6 @@ def test_gauges_of_a_worker_follow_its_last_report():
     assert value("worker_up") == 1
     assert value("requests_running") == 4
     assert value("requests_waiting") == 9
-    assert value("snapshots") == 2
     assert value("preemptions_total") == 5
     assert value("slots", **{"class": "2048"}, state="running") == 3
     assert value("slots", **{"class": "2048"}, state="cached") == 2
@@ -115,6 +114,63 @@ def test_a_lost_worker_holds_nothing():
     assert value("slots", **{"class": "2048"}, state="free") == 8
     assert value("memory_bytes", kind="weights") is None
     assert value("worker_restarts_total") == 1
+
+
+def cache_stats(**changes):
+    by_source, by_tier = {"host": 1}, {"host": 10}
+    values: dict[str, Any] = {
+        "hits": by_source,
+        "hit_tokens": by_source,
+        "evictions": by_tier,
+        "bytes": by_tier,
+        "segments": by_tier,
+    }
+    return CacheStats(**values | changes)
+
+
+def test_a_cache_is_told_by_source_and_tier_and_as_zero_where_nothing_happened():
+    metrics, registry = build_metrics()
+    stats = cache_stats(hit_tokens={"session": 70, "disk": 30}, saves=2, save_seconds=0.5)
+    metrics.observe_step(0, report(cache=stats))
+    metrics.observe_step(1, report(cache=cache_stats(hit_tokens={"session": 5})))
+    metrics.observe_step(1, report())  # nothing of it changed
+
+    def value(name, **labels):
+        return registry.get_sample_value(f"smolserve_cache_{name}", labels)
+
+    assert value("hit_tokens_total", source="session") == 75
+    assert value("hit_tokens_total", source="disk") == 30
+    assert value("hit_tokens_total", source="slot") == 0
+    assert value("bytes", tier="host") == 20
+    assert value("segments", tier="disk") == 0
+    assert value("saves_total") == 2
+    assert value("save_seconds_total") == 0.5
+    assert value("disk_errors_total") == 0
+
+
+def test_counters_go_on_over_the_death_of_a_worker_and_gauges_do_not():
+    metrics, registry = build_metrics()
+
+    def live(num_hits):
+        metrics.observe_ready(0, ready(), [(8, 2048)])
+        stats = cache_stats(hits={"slot": num_hits}, restores=num_hits)
+        metrics.observe_step(0, report(cache=stats, num_preemptions=num_hits))
+
+    def counted():
+        return [
+            registry.get_sample_value("smolserve_cache_hits_total", {"source": "slot"}),
+            registry.get_sample_value("smolserve_cache_restores_total"),
+            registry.get_sample_value("smolserve_preemptions_total", {"worker": "0"}),
+        ]
+
+    live(3)
+    metrics.worker_lost(0)
+    assert counted() == [3, 3, 3]
+    assert registry.get_sample_value("smolserve_cache_bytes", {"tier": "host"}) == 0
+    metrics.worker_lost(0)  # it died again before it said anything
+    assert counted() == [3, 3, 3]
+    live(2)
+    assert counted() == [5, 5, 5]
 
 
 def test_what_the_death_of_workers_costs_is_counted():
