@@ -15,7 +15,7 @@ from service.chat.parser import (
     ToolCallArguments,
     ToolCallStart,
 )
-from tests.chat.builders import counting_ids, parse
+from tests.chat.builders import counting_ids, join, parse
 
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Bern"}}\n</tool_call>'
 PARSED_CALL = [
@@ -267,8 +267,10 @@ def test_nothing_is_lost_of_text_without_calls(cut_text):
 @given(cut_texts(), st.booleans())
 def test_content_says_where_in_the_text_it_stands(cut_text, in_thought):
     text, chunks = cut_text
+    tags = Tags(thinking=True, tool_calls=True, code=True, in_thought=in_thought)
+    parser = TaggedParser(tags, counting_ids())
     end = 0
-    for item in parse(chunks, code=True, in_thought=in_thought):
+    for item in [item for chunk in chunks for item in parser.feed(chunk, 1)] + parser.finish():
         if isinstance(item, ContentText):
             assert item.start >= end
             end = item.start + len(item.text)
@@ -307,3 +309,32 @@ def test_well_formed_response_is_read_back_exactly(thought, content, calls, inde
         expected.append(ToolCallStart(index, f"id{index}", name))
         expected.append(ToolCallArguments(index, arguments))
     assert parse([f"<think>\n{thought}\n</think>\n{content}" + "\n".join(tagged)]) == expected
+
+
+TAGGED_TEXTS = st.lists(
+    st.sampled_from(["<tool_call>", "</tool_call>", "</think>", "{", "}", '"', "\\", "x", "é🦙"])
+).map("".join)
+
+
+@given(
+    arguments=st.lists(st.dictionaries(TAGGED_TEXTS, TAGGED_TEXTS | JSON_VALUES), max_size=3),
+    is_name_first=st.booleans(),
+    length=st.integers(1, 7),
+)
+def test_calls_are_read_whatever_their_strings_contain_and_however_they_are_cut(
+    arguments, is_name_first, length
+):
+    spelled = [json.dumps(values, ensure_ascii=False) for values in arguments]
+    members = [('"name": "f"', f'"arguments": {text}') for text in spelled]
+    ordered = [pair if is_name_first else pair[::-1] for pair in members]
+    text = "\n".join(
+        f"<tool_call>\n{{{first}, {second}}}\n</tool_call>" for first, second in ordered
+    )
+    parser = TaggedParser(Tags(tool_calls=True), counting_ids())
+    chunks = [text[start : start + length] for start in range(0, len(text), length)]
+    parsed = join([item for chunk in chunks for item in parser.feed(chunk, 1)] + parser.finish())
+    expected: list[Parsed] = []
+    for index, argument in enumerate(spelled):
+        expected += [ToolCallStart(index, f"id{index}", "f"), ToolCallArguments(index, argument)]
+    assert parsed == expected
+    assert parser.calls_complete == bool(arguments)

@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Iterator
+from typing import Literal
 
 import pytest
 from jsonschema import validate
-from openai import BadRequestError, OpenAI
+from openai import BadRequestError, OpenAI, pydantic_function_tool
+from pydantic import BaseModel, Field
 
 from loadtests.server import running_service
 
@@ -98,6 +100,32 @@ def test_several_calls_are_made_where_they_are_asked_for(client, stream):
     assert len(calls) > 1
     assert len({call.id for call in calls}) == len(calls)
     check(calls)
+
+
+class Place(BaseModel):
+    city: str = Field(max_length=20)
+    country: Literal["ch", "fr", "it"]
+
+
+class LookUpWeather(BaseModel):
+    """Look up the weather of a place."""
+
+    place: Place
+    days: list[Literal["today", "tomorrow"]] = Field(max_length=2)
+    unit: Literal["celsius", "fahrenheit"] | None
+
+
+@STREAMED
+def test_the_sdk_reads_arguments_as_the_model_that_it_made_the_tool_of(client, stream):
+    fields_of_call = {"tools": [pydantic_function_tool(LookUpWeather)], "tool_choice": "required"}
+    request = fields("How warm is it in Rome?", **fields_of_call)
+    if stream:
+        with client.chat.completions.stream(**request) as chunks:
+            answer = chunks.get_final_completion()
+    else:
+        answer = client.chat.completions.parse(**request)
+    [call] = answer.choices[0].message.tool_calls
+    assert isinstance(call.function.parsed_arguments, LookUpWeather)
 
 
 @STREAMED
