@@ -114,6 +114,10 @@ class EnginePool:
         return any(supervisor.is_ready for supervisor in self._supervisors)
 
     @property
+    def num_slots(self) -> int:
+        return self._num_slots * self._config.num_workers
+
+    @property
     def num_running(self) -> int:
         return len(self._flights) - self.num_waiting
 
@@ -158,7 +162,7 @@ class EnginePool:
         """Whether so many may be submitted now. Raises as `submit` does."""
         if not self.is_ready:
             raise EngineUnavailable("no worker is ready; try again in a moment")
-        limit = self._num_slots * self._config.num_workers + self._config.max_queued
+        limit = self.num_slots + self._config.max_queued
         if len(self._flights) + num_requests > limit:
             raise QueueFull(
                 f"{self._config.max_queued} requests may wait, and there is no room for "
@@ -239,8 +243,7 @@ class EnginePool:
 
     def _estimate_wait(self) -> int:
         """Until the queue would be empty, if requests go on as they did."""
-        slots = self._num_slots * self._config.num_workers
-        seconds = self._mean_seconds * self._config.max_queued / slots
+        seconds = self._mean_seconds * self._config.max_queued / self.num_slots
         return max(1, min(MAX_RETRY_AFTER_SECONDS, math.ceil(seconds)))
 
     def _take(self, output: SequenceOutput, now: float, step_began: float) -> None:
