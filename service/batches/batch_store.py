@@ -31,9 +31,7 @@ _RETRY_SECONDS = 60
 class BatchStore:
     """Knows nothing of time or files; who calls it says what happens."""
 
-    def __init__(
-        self, database: Database, on_change: Callable[[Mapping[Status, int]], None]
-    ) -> None:
+    def __init__(self, database: Database, on_change: Callable[[Mapping[str, int]], None]) -> None:
         """`on_change` is told how many batches have each status, whenever one got another."""
         self._database = database
         self._on_change = on_change
@@ -286,9 +284,9 @@ def _take_line(
     return True
 
 
-def _count(connection: sqlite3.Connection) -> Mapping[Status, int]:
+def _count(connection: sqlite3.Connection) -> Mapping[str, int]:
     rows = connection.execute("SELECT status, count(*) FROM batches GROUP BY status")
-    return {**dict.fromkeys(STATUSES, 0), **dict(rows.fetchall())}
+    return {**dict.fromkeys(map(str, STATUSES), 0), **dict(rows.fetchall())}
 
 
 def _give_back_pages(connection: sqlite3.Connection) -> None:

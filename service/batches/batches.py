@@ -14,7 +14,7 @@ from service.batches.batch_store import BatchStore
 from service.batches.config import BatchesConfig
 from service.batches.files import FileStore
 from service.batches.gate import Capacity, Gate
-from service.batches.objects import Batch, Status, new_batch_id
+from service.batches.objects import Batch, new_batch_id
 from service.batches.page import Cursor, Page
 from service.batches.runner import Execute, LineMetrics, Runner
 from service.batches.schema import MIGRATIONS
@@ -27,7 +27,7 @@ _RETRY_SECONDS = 5.0
 
 
 class Metrics(LineMetrics, Protocol):
-    def batches_counted(self, num_by_status: Mapping[Status, int]) -> None: ...
+    def batches_counted(self, num_by_status: Mapping[str, int]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
