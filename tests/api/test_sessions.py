@@ -1,7 +1,8 @@
 import pytest
 
 from service.errors import EngineUnavailable
-from tests.api.builders import ScriptedEngine, build_service, hello
+from tests.api.builders import ScriptedEngine, build_service, hello, serving
+from tests.runtime.builders import running_pool
 
 CHAT = "/v1/chat/completions"
 KEYS = ("one", "two")
@@ -170,3 +171,23 @@ async def test_a_key_sees_its_own_sessions_only():
         beyond = await http.get("/v1/sessions", params={"after": "of-one"}, headers=key("two"))
     assert [each["id"] for each in listed["data"]] == ["of-two"]
     assert beyond.status_code == 404
+
+
+async def test_a_deleted_conversation_is_computed_again_and_another_one_is_not():
+    def say(text, session):
+        messages = [{"role": "user", "content": text}]
+        return hello(messages=messages, prompt_cache_key=session, max_tokens=2, ignore_eos=True)
+
+    async with running_pool() as bench, serving(bench.pool) as service, service.http() as http:
+
+        async def cached(text, session):
+            usage = (await http.post(CHAT, json=say(text, session))).json()["usage"]
+            return usage["prompt_tokens_details"]["cached_tokens"]
+
+        for text in ("kept words", "gone for good"):
+            assert await cached(text, text[:4]) < 10
+        assert (await http.delete("/v1/sessions/gone")).status_code == 200
+        listed = (await http.get("/v1/sessions")).json()["data"]
+        assert [each["id"] for each in listed] == ["kept"]
+        assert await cached("kept words", "kept") == listed[0]["num_tokens"] - 3
+        assert await cached("gone for good", "new") < 10

@@ -25,6 +25,7 @@ from tests.runtime.builders import (
 
 SLOW = engine_config("2x256", step_seconds=0.02)
 ON_DISK = {"disk_cache_bytes": 1 << 20}
+SECRET = list(range(100, 150))
 
 
 def turn(prompt, session="chat", *, tenant="", max_tokens=4):
@@ -184,3 +185,87 @@ def test_each_worker_has_a_folder_of_its_own_on_disk():
     )
     folders = [each._config.disk_cache_dir for each in pool._supervisors]
     assert folders == [str(Path("kv") / "worker-0"), str(Path("kv") / "worker-1")]
+
+
+async def cached(bench, prompt, session="other", *, tenant=""):
+    """How much of a prompt a request found."""
+    stream = bench.pool.submit(turn(prompt, session, tenant=tenant, max_tokens=1))
+    await read(stream)
+    return stream.num_cached_tokens
+
+
+async def test_what_a_session_computed_is_not_found_after_it_was_forgotten():
+    async with running_pool() as bench:
+        await read(bench.pool.submit(turn(SECRET)))
+        assert await bench.pool.forget_session("", "chat") >= len(SECRET)
+        assert await cached(bench, SECRET) == 0
+
+
+async def test_what_another_session_computed_too_stays():
+    async with running_pool() as bench:
+        await read(bench.pool.submit(turn(SECRET, "one")))
+        await read(bench.pool.submit(turn(SECRET, "two")))
+        await bench.pool.forget_session("", "one")
+        assert await cached(bench, SECRET) > 0
+
+
+async def test_what_a_running_request_of_a_forgotten_session_leaves_is_not_found():
+    async with running_pool(SLOW) as bench:
+        stream = bench.pool.submit(turn(SECRET, max_tokens=5))
+        await until(lambda: stream.stage == "decode")
+        await bench.pool.forget_session("", "chat")
+        await read(stream)
+        assert await cached(bench, SECRET) == 0
+
+
+async def test_a_request_that_waited_while_its_session_was_forgotten_leaves_nothing_either():
+    async with running_pool(SLOW) as bench:
+        kill_a_worker()
+        await until(lambda: not bench.pool.is_ready)
+        waiting = asyncio.create_task(read(_submit_waiting(bench, turn(SECRET, max_tokens=2))))
+        await bench.pool.forget_session("", "chat")
+        await waiting
+        assert await cached(bench, SECRET) == 0
+
+
+def _submit_waiting(bench, asked):
+    """Past the check that some worker is ready, as a request that lost its worker is."""
+    bench.pool.check_room = lambda _num_requests: None
+    return bench.pool.submit(asked)
+
+
+async def test_tenants_find_nothing_of_each_other():
+    async with running_pool() as bench:
+        await read(bench.pool.submit(turn(SECRET, tenant="a")))
+        assert await cached(bench, SECRET, "chat", tenant="b") == 0
+        assert await cached(bench, SECRET, "chat", tenant="a") == len(SECRET) - 1
+
+
+async def test_a_public_prefix_is_found_by_all_and_nothing_behind_it():
+    async with running_pool() as bench:
+        bench.pool._sharing = Sharing(public_prefixes=[SECRET[:40]])
+        await read(bench.pool.submit(turn(SECRET, tenant="a")))
+        assert await cached(bench, SECRET, tenant="b") == 40
+
+
+async def test_global_sharing_finds_what_anybody_computed():
+    async with running_pool() as bench:
+        bench.pool._sharing = Sharing(is_global=True)
+        await read(bench.pool.submit(turn(SECRET, tenant="a")))
+        assert await cached(bench, SECRET, tenant="b") == len(SECRET) - 1
+
+
+async def test_a_session_on_disk_is_known_found_and_deletable_after_a_restart(tmp_path):
+    engine = msgspec.structs.replace(engine_config(), disk_cache_dir=str(tmp_path), **ON_DISK)
+    async with running_pool(engine, workers=2) as bench:
+        await read(bench.pool.submit(turn(SECRET)))
+    async with running_pool(engine, workers=2) as bench:
+        session = bench.pool.sessions.get("", "chat")
+        assert session is not None
+        assert session.num_tokens >= len(SECRET)
+        assert await cached(bench, SECRET, "chat") == len(SECRET) - 1
+    async with running_pool(engine, workers=2) as bench:
+        assert await bench.pool.forget_session("", "chat") >= len(SECRET)
+    async with running_pool(engine, workers=2) as bench:
+        assert bench.pool.sessions.get("", "chat") is None
+        assert await cached(bench, SECRET) == 0

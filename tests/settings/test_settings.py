@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from service.errors import SettingsError
@@ -40,6 +42,19 @@ def test_an_option_wins_over_the_variable_and_leaves_the_groups_other_variables(
     assert settings.engine.threads == 3
     assert settings.engine.kv_type == "q8_0"
     assert settings.port == 9000
+
+
+def test_computed_tokens_are_kept_on_disk_beside_the_users_other_caches(monkeypatch, tmp_path):
+    assert Settings.load().cache.disk_bytes == 0
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    settings = load_with(monkeypatch, SMOLSERVE_CACHE__DISK_BYTES="1000000")
+    assert settings.cache.disk_dir == tmp_path / "smolserve" / "kv"
+    assert settings.cache.disk_bytes == 1_000_000
+
+
+def test_public_prompts_are_files_separated_by_commas(monkeypatch):
+    settings = load_with(monkeypatch, SMOLSERVE_CACHE__PUBLIC_PROMPTS="one.txt, two.txt")
+    assert settings.cache.public_prompts == (Path("one.txt"), Path("two.txt"))
 
 
 def test_size_classes_are_slots_times_tokens(monkeypatch):
@@ -97,6 +112,9 @@ def test_unknown_variables_stop_the_start_and_the_likely_one_is_named(monkeypatc
         ("SMOLSERVE_ENGINE__EXTRA_BUFFERS", "yes"),
         ("SMOLSERVE_DRAIN_TIMEOUT_S", "inf"),
         ("SMOLSERVE_SCHEDULER__MAX_QUEUED", "-1"),
+        ("SMOLSERVE_CACHE__DISK_BYTES", "-1"),
+        ("SMOLSERVE_CACHE__SHARING", "everybody"),
+        ("SMOLSERVE_CACHE__MAX_SESSIONS", "0"),
         ("SMOLSERVE_DOWNLOAD__ENDPOINT", "hub"),
     ],
 )
