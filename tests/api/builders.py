@@ -148,6 +148,9 @@ class AnyGrammar:
         if self.refused in grammar:
             raise InvalidRequest("no", param=origins[0].param)
 
+    async def convert(self, gbnf, param):  # noqa: ARG002
+        return gbnf
+
 
 def keeping_logger(lines):
     """A logger that puts what it is told into a list."""
