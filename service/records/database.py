@@ -36,7 +36,7 @@ class Database:
 
     def __init__(self, path: Path | str, migrations: Sequence[str]) -> None:
         """`migrations[n]` takes the schema from version n to n + 1; released ones never change."""
-        self.path = path
+        self.path = str(path)
         self._migrations = migrations
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite")
         self._connection: sqlite3.Connection | None = None
@@ -105,7 +105,8 @@ class Database:
 
     def _transact(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
         connection = self._connection
-        assert connection is not None, "open() comes first"
+        if connection is None:
+            raise StorageError(f"{self.path} is not open.")
         try:
             connection.execute("BEGIN IMMEDIATE")
             try:

@@ -1,7 +1,7 @@
 """What was said before a request for a response, and what of it is kept."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -78,25 +78,6 @@ class Conversations:
             response.forget_stored()
             self._log.warning("response not stored", response_id=response.id, reason=str(error))
 
-    async def fail_unfinished(self) -> int:
-        """What the last process was making when it ended. Returns their number."""
-        unfinished = await self._records.list_unfinished()
-        for record in unfinished:
-            fields = orjson.loads(record.body) | {"status": "failed", "error": _INTERRUPTED}
-            await self._records.put(
-                ResponseRecord(
-                    id=record.id,
-                    tenant=record.tenant,
-                    chain=record.chain,
-                    previous=record.previous,
-                    is_finished=True,
-                    body=orjson.dumps(fields),
-                    input=record.input,
-                    output=record.output,
-                )
-            )
-        return len(unfinished)
-
     async def _read_chain(self, last: str | None, tenant: str) -> list[ResponseRecord]:
         if last is None:
             return []
@@ -128,6 +109,13 @@ class Conversations:
             else item
             for index, item in enumerate(items)
         ]
+
+
+async def fail_unfinished(records: ResponseRecords) -> None:
+    """To be called at start, of what the last process was making when it ended."""
+    for record in await records.list_unfinished():
+        fields = orjson.loads(record.body) | {"status": "failed", "error": _INTERRUPTED}
+        await records.put(replace(record, is_finished=True, body=orjson.dumps(fields)))
 
 
 def write_body(record: ResponseRecord) -> dict[str, Any]:

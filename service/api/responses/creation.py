@@ -61,7 +61,9 @@ class CreateResponse:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._drain.check()
-        request = parse_body(ResponseRequest, await read_body(receive))
+        body = await read_body(receive)
+        ignore = self._config.ignore_unknown_fields
+        request = parse_body(ResponseRequest, body, ignore_unknown=ignore)
         self._model.check_name(request.model)
         exchange = Exchange.of(scope)
         response = begin_response(request, mint_id(), self._model)

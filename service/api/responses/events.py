@@ -237,15 +237,15 @@ class GrowingResponse:
     def _lifecycle(self, name: str) -> Event:
         return self._event(name, response=self.body())
 
-    def _of_part(self, name: str, **fields: object) -> Event:
+    def _of_part(self, name: str, /, **fields: object) -> Event:
         return self._of_item(name, content_index=0, **fields)
 
-    def _of_item(self, name: str, **fields: object) -> Event:
+    def _of_item(self, name: str, /, **fields: object) -> Event:
         item = self._item
         assert item is not None
         return self._event(name, item_id=item.id, output_index=item.index, **fields)
 
-    def _event(self, name: str, **fields: object) -> Event:
+    def _event(self, name: str, /, **fields: object) -> Event:
         event = {"type": f"response.{name}", "sequence_number": self._num_events, **fields}
         self._num_events += 1
         return event

@@ -5,7 +5,7 @@ Items of an answer are items of the next request's input, as they are or by `ite
 
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, TypeAdapter
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, TypeAdapter
 
 from service.api.fields import Schema, only, unsupported
 
@@ -120,6 +120,8 @@ class Reasoning(Schema):
 
 
 class FunctionCall(Schema):
+    model_config = ConfigDict(validate_by_name=True)  # `async_` is what the SDK's model_dump writes
+
     type: Literal["function_call"]
     id: Id | None = None
     call_id: Id

@@ -9,14 +9,26 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
+from structlog.typing import FilteringBoundLogger
 
+from service.api.config import ApiConfig
+from service.api.drain import Drain
 from service.api.event_stream import EventStream
 from service.api.exchange import Exchange
+from service.api.generator import Generator
+from service.api.operation import EVENT_STREAM, GENERATING, Answer, Operation, Parameter
+from service.api.responses.answers import (
+    DeletedResponse,
+    InputItemList,
+    ResponseEvent,
+    ResponseObject,
+)
 from service.api.responses.background import Background, BackgroundRun
-from service.api.responses.conversation import write_body
+from service.api.responses.conversation import Conversations, write_body
 from service.api.responses.creation import CreateResponse
 from service.api.responses.following import follow
-from service.api.responses.schemas import LOGPROBS
+from service.api.responses.schemas import LOGPROBS, ResponseRequest
+from service.api.served_model import ServedModel
 from service.api.validation import UNKNOWN_PARAMETER, UNSUPPORTED_PARAMETER
 from service.errors import InvalidRequest, ObjectNotFound
 from service.records.responses import ResponseRecord, ResponseRecords
@@ -26,22 +38,112 @@ DEFAULT_LIMIT = 20
 MAX_LIMIT = 100
 
 
+_ONE = PATH + "/{response_id}"
+_ID = Parameter(name="response_id", description="As the response's id says it.")
+_FLAG = {"enum": ["true", "false"], "default": "false"}
+_INCLUDE = Parameter(
+    name="include", place="query", schema={"const": LOGPROBS}, description="Is there in any case."
+)
+
+RESPONSE_OPERATIONS = (
+    Operation(
+        method="post",
+        path=PATH,
+        summary="An answer to items, at once, as events or in the background",
+        body=ResponseRequest,
+        answers=(
+            Answer(schema=ResponseObject),
+            Answer(schema=ResponseEvent, media_type=EVENT_STREAM),
+        ),
+        errors=(*GENERATING, 507),
+    ),
+    Operation(
+        method="get",
+        path=_ONE,
+        summary="A stored response, or what there is of one in the background",
+        parameters=(
+            _ID,
+            Parameter(name="stream", place="query", schema=_FLAG),
+            Parameter(
+                name="starting_after", place="query", schema={"type": "integer", "minimum": -1}
+            ),
+            Parameter(name="include_obfuscation", place="query", schema={"const": "false"}),
+            _INCLUDE,
+        ),
+        answers=(
+            Answer(schema=ResponseObject),
+            Answer(schema=ResponseEvent, media_type=EVENT_STREAM),
+        ),
+        errors=(400, 404, 507),
+    ),
+    Operation(
+        method="delete",
+        path=_ONE,
+        summary="Forgets a response",
+        parameters=(_ID,),
+        answers=(Answer(schema=DeletedResponse),),
+        errors=(404, 507),
+    ),
+    Operation(
+        method="post",
+        path=f"{_ONE}/cancel",
+        summary="Ends a response in the background",
+        parameters=(_ID,),
+        answers=(Answer(schema=ResponseObject),),
+        errors=(400, 404, 507),
+    ),
+    Operation(
+        method="get",
+        path=f"{_ONE}/input_items",
+        summary="The items that the request gave, newest first",
+        parameters=(
+            _ID,
+            Parameter(
+                name="limit",
+                place="query",
+                schema={
+                    "type": "integer",
+                    "minimum": 1,
+                    "maximum": MAX_LIMIT,
+                    "default": DEFAULT_LIMIT,
+                },
+            ),
+            Parameter(name="order", place="query", schema={"enum": ["asc", "desc"]}),
+            Parameter(name="after", place="query", description="The last id of the page before."),
+            _INCLUDE,
+        ),
+        answers=(Answer(schema=InputItemList),),
+        errors=(400, 404, 507),
+    ),
+)
+
+
 def response_routes(
-    create: CreateResponse,
-    records: ResponseRecords,
-    background: Background,
+    config: ApiConfig,
     *,
-    keepalive_seconds: float,
+    model: ServedModel,
+    generator: Generator,
+    records: ResponseRecords,
+    drain: Drain,
+    log: FilteringBoundLogger,
 ) -> list[Route]:
+    conversations = Conversations(records, log)
+    background = Background(conversations, drain, log)
+    create = CreateResponse(
+        config,
+        model=model,
+        generator=generator,
+        conversations=conversations,
+        background=background,
+        drain=drain,
+    )
     kept = _Kept(records, background)
-    get = _GetResponse(kept, keepalive_seconds)
-    one = PATH + "/{response_id}"
     return [
         Route(PATH, create, methods=["POST"]),
-        Route(one, get, methods=["GET"]),
-        Route(one, kept.delete, methods=["DELETE"]),
-        Route(f"{one}/cancel", kept.cancel, methods=["POST"]),
-        Route(f"{one}/input_items", kept.list_input, methods=["GET"]),
+        Route(_ONE, _GetResponse(kept, config.keepalive_seconds), methods=["GET"]),
+        Route(_ONE, kept.delete, methods=["DELETE"]),
+        Route(f"{_ONE}/cancel", kept.cancel, methods=["POST"]),
+        Route(f"{_ONE}/input_items", kept.list_input, methods=["GET"]),
     ]
 
 

@@ -1,9 +1,8 @@
 """A request for a response as the chat completion that answers it."""
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import orjson
 
@@ -128,11 +127,11 @@ def translate(request: ResponseRequest, conversation: Sequence[Item]) -> ChatCom
         "reasoning_effort": request.reasoning.effort if request.reasoning else None,
         "verbosity": request.text.verbosity if request.text else None,
         "response_format": _write_format(request),
-        "tools": [_write_tool(tool.model_dump(exclude_none=True)) for tool in request.tools or ()],
+        "tools": _write_tools(request),
         "tool_choice": _write_choice(request),
         "logprobs": True if request.wants_logprobs else None,
     }
-    body = {name: value for name, value in fields.items() if value is not None and value != []}
+    body = {name: value for name, value in fields.items() if value is not None}
     with renaming():
         return parse_body(ChatCompletionRequest, orjson.dumps(body))
 
@@ -178,11 +177,11 @@ def _write_format(request: ResponseRequest) -> dict[str, object] | None:
             return None
 
 
-def _write_tool(tool: Mapping[str, Any]) -> dict[str, object]:
-    return {
-        "type": "function",
-        "function": {name: value for name, value in tool.items() if name != "type"},
-    }
+def _write_tools(request: ResponseRequest) -> list[dict[str, object]] | None:
+    if not request.tools:
+        return None
+    functions = [tool.model_dump(exclude_none=True, exclude={"type"}) for tool in request.tools]
+    return [{"type": "function", "function": function} for function in functions]
 
 
 def _write_choice(request: ResponseRequest) -> object:
