@@ -65,8 +65,9 @@ class SimulatedEngine:
         self._segments: dict[int, Tokens] = {}
 
     @property
-    def num_segments(self) -> int:
-        return len(self._segments)
+    def segments(self) -> dict[int, int]:
+        """Their lengths by id."""
+        return {segment_id: len(tokens) for segment_id, tokens in self._segments.items()}
 
     def held(self, class_index: int, slot: int) -> Tokens:
         """What a slot's cells hold."""

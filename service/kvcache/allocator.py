@@ -153,7 +153,7 @@ class SlotAllocator:
         if filling.num_tokens:
             is_from_disk = is_loaded and source == "host"
             self.store.counters.hit("disk" if is_from_disk else source, filling.num_tokens)
-        before, slot.node = slot.node, self.store.note_slot(wanted)
+        before, slot.node = slot.node, self.store.note_slot(path)
         self.store.forget_slot(before)
         slot.owner, slot.session = owner, session
         slot.label, slot.num_public, slot.tokens = path.label, path.num_public, path.tokens

@@ -370,6 +370,7 @@ class SnapshotStore:
         if tail.file is not None:
             head.file = tail.file
             self._files[tail.file].nodes.add(head)
+        self._touch(reversed(list(head.ancestry())))
 
     def _leave_host(self, node: Node) -> None:
         if node.file is None and self._fits_disk(node):
@@ -463,6 +464,7 @@ class SnapshotStore:
                     self._sessions.setdefault(session, set()).add(parent)
             self._tree.cut_off(node)
             node = parent
+        self._tree.absorb(node)
 
     def _unmark(self, session: SessionKey, node: Node) -> None:
         node.sessions.discard(session)

@@ -166,6 +166,18 @@ class PrefixTree:
         del node.parent.children[node.branch]
         return node.parent
 
+    def absorb(self, node: Node) -> None:
+        """Join a node to its only child, if nothing is noted at it and both are held alike."""
+        if node.num_slots or node.sessions or len(node.children) != 1 or node.parent is None:
+            return
+        (child,) = node.children.values()
+        held = (node.segment, node.file, child.segment, child.file)
+        if node.branch[0] != child.branch[0] or held != (None, None, None, None):
+            return
+        child.parent, child.branch, child.start = node.parent, node.branch, node.start
+        child.tokens = node.tokens + child.tokens
+        node.parent.children[node.branch] = child
+
     def _grow(self, parent: Node, path: Path, position: int) -> Node:
         end = position + path.run_len(position)
         branch = path.branch(position)

@@ -14,16 +14,20 @@ from service.kvcache.size_class import parse_size_classes
 from service.kvcache.store import SnapshotStore
 from service.scheduler.config import SchedulerConfig
 from service.scheduler.scheduler import Scheduler
+from tests.scheduler.files import MemoryFiles
 
 ROW_SECONDS = 2.0**-10
 
 
-def submit(
+def submit(  # noqa: PLR0913 - a request has many fields
     sequence_id: int,
     prompt: list[int],
     *,
     max_tokens: int | None = 8,
     tenant: str = "",
+    session: str | None = None,
+    priority: int = 0,
+    num_public: int = 0,
     thinking: ThinkingBudget | None = None,
     sampling: SamplingParams | None = None,
 ) -> Submit:
@@ -33,7 +37,9 @@ def submit(
         sampling=sampling or SamplingParams(),
         max_tokens=max_tokens,
         tenant=tenant,
-        session=None,
+        session=session,
+        priority=priority,
+        num_public=num_public,
         share=tenant,
         thinking=thinking,
     )
@@ -87,6 +93,8 @@ class Bench(Driver):
         classes: str = "4x64,1x256",
         *,
         host_cache_tokens: int = 1000,
+        disk_cache_tokens: int = 0,
+        files: MemoryFiles | None = None,
         config: SchedulerConfig | None = None,
         num_vocab: int = 49152,
     ) -> None:
@@ -95,12 +103,37 @@ class Bench(Driver):
         # 8 prompt tokens beside one stream.
         self.model = SimulatedModel(num_vocab=num_vocab, bytes_per_token=1, row_seconds=ROW_SECONDS)
         self.engine = SimulatedEngine(self.model, sizes, sleep=lambda _: None)
-        self.store = SnapshotStore(host_bytes=host_cache_tokens, bytes_per_token=1)
+        self.files = files or MemoryFiles()
+        self.engine.use_files(self.files)
+        self.store = SnapshotStore(
+            host_bytes=host_cache_tokens, disk_bytes=disk_cache_tokens, bytes_per_token=1
+        )
         self.allocator = SlotAllocator(sizes, self.store)
         config = config or SchedulerConfig(
             step_tokens=32, target_itl_seconds=9 * ROW_SECONDS, growth_tokens=8
         )
         super().__init__(Scheduler(config, self.allocator, self.engine.eog_tokens), self.engine)
+
+    def settle(self) -> None:
+        """Let the disk end what it has begun, and the scheduler learn of it."""
+        self.files.settle(self.scheduler, self.store, self.engine)
+        self.operate()
+
+    def run(self, max_steps: int = 10_000) -> None:
+        """To the end, also of what waits for the disk."""
+        while self.scheduler.has_work or self.scheduler.num_waiting:
+            super().run(max_steps)
+            self.settle()
+
+    def operate(self) -> None:
+        """Carry out what piled up, as an idle worker does; otherwise the next step does."""
+        if not self.scheduler.has_work:
+            self.engine.execute(self.scheduler.plan())
+
+    def forget(self, tenant: str, session: str) -> int:
+        freed = self.scheduler.forget((tenant, session))
+        self.operate()
+        return freed
 
     def undisturbed(self, request: Submit, max_len: int) -> Outcome:
         """What the request gives alone in a fresh context."""
