@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry, disable_created_metrics
 
 from service import __version__
 from service.api.application import build_application
-from service.api.config import ApiConfig
+from service.api.config import ApiConfig, RequestLimits
 from service.api.drain import Drain
 from service.api.public_prompts import find_prefixes, read_public_prompt
 from service.api.served_model import ServedModel
@@ -196,6 +196,14 @@ def _configure_api(settings: Settings) -> ApiConfig:
         cors_origins=settings.cors_origins,
         max_body_bytes=settings.max_body_bytes,
         client_timeout_seconds=settings.client_timeout_s,
+        limits=RequestLimits(
+            max_messages=settings.limits.messages,
+            max_message_chars=settings.limits.message_chars,
+            max_choices=settings.limits.choices,
+            max_tools=settings.limits.tools,
+            max_stop_chars=settings.limits.stop_chars,
+        ),
+        ignore_unknown_fields=settings.ignore_unknown_fields,
         keepalive_seconds=settings.keepalive_s,
     )
 

@@ -24,6 +24,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service.api.config import RequestLimits
 from service.core.kv import FlashAttention, KvType
 from service.errors import SettingsError
 from service.grammar.config import GrammarConfig
@@ -35,6 +36,7 @@ from service.scheduler.config import SchedulerConfig
 PREFIX = "SMOLSERVE_"
 _SETUP_VARIABLES = frozenset({"SMOLSERVE_SETUP_CACHE"})  # where deploy.setup keeps its wheels
 _SCHEDULER = SchedulerConfig()
+_LIMITS = RequestLimits()
 _GRAMMAR = GrammarConfig()
 _SECRET_FIELDS = frozenset({"api_keys"})
 
@@ -197,6 +199,24 @@ class GrammarSettings(_Group):
     )
 
 
+class LimitSettings(_Group):
+    messages: Count = Field(
+        default=_LIMITS.max_messages, description="Messages that a request may have"
+    )
+    message_chars: Count = Field(
+        default=_LIMITS.max_message_chars, description="Characters that a message may have"
+    )
+    choices: Annotated[int, Field(ge=1, le=_LIMITS.max_choices)] = Field(
+        default=_LIMITS.max_choices, description="Answers that a request may ask for with n"
+    )
+    tools: Annotated[int, Field(ge=1, le=_LIMITS.max_tools)] = Field(
+        default=_LIMITS.max_tools, description="Tools that a request may have"
+    )
+    stop_chars: Count = Field(
+        default=_LIMITS.max_stop_chars, description="Characters that a stop string may have"
+    )
+
+
 class DownloadSettings(_Group):
     endpoint: str = Field(
         default="https://huggingface.co",
@@ -250,6 +270,10 @@ class Settings(BaseSettings):
         default=30,
         description="Seconds without a byte of a request that a client owes before a 408",
     )
+    ignore_unknown_fields: bool = Field(
+        default=False,
+        description="Answer requests with fields that are not known, which are a 400 otherwise",
+    )
     cors_origins: Strings = Field(
         default=(), description="Origins that browsers may call from, separated by commas; * is any"
     )
@@ -260,6 +284,7 @@ class Settings(BaseSettings):
     engine: EngineSettings = EngineSettings()
     cache: CacheSettings = Field(default_factory=CacheSettings)
     scheduler: SchedulerSettings = SchedulerSettings()
+    limits: LimitSettings = LimitSettings()
     grammar: GrammarSettings = GrammarSettings()
     download: DownloadSettings = DownloadSettings()
 

@@ -72,7 +72,7 @@ def build_application(
         middleware=middleware,
         exception_handlers={HTTPException: _refuse},
     )
-    generator = Generator(model, engine, grammars)
+    generator = Generator(model, engine, grammars, limits=config.limits)
     chat_completions = ChatCompletions(config, model=model, generator=generator, drain=drain)
     text_completions = Completions(
         config, model=model, engine=engine, generator=generator, drain=drain

@@ -62,7 +62,9 @@ class ChatCompletions:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._drain.check()
-        request = parse_body(ChatCompletionRequest, await read_body(receive))
+        body = await read_body(receive)
+        ignore = self._config.ignore_unknown_fields
+        request = parse_body(ChatCompletionRequest, body, ignore_unknown=ignore)
         exchange = Exchange.of(scope)
         exchange.facts.update(stream=bool(request.stream), session_id=exchange.session_id)
         if request.stream:

@@ -24,6 +24,7 @@ from service.api.exchange import Exchange, mint
 from service.api.fields import MAX_CHOICES, GenerationFields, Positive, only
 from service.api.generation import build_generation, check_length, reseed
 from service.api.generator import Choice, Generator, Part, ending, run_all
+from service.api.limits import check_limits
 from service.api.logprobs import ShownToken
 from service.api.operation import EVENT_STREAM, GENERATING, JSON, Answer, Operation
 from service.api.presentation import DONE, Stamp, choose_finish_reason, count_usage
@@ -141,8 +142,11 @@ class Completions:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._drain.check()
-        request = parse_body(CompletionRequest, await read_body(receive))
+        body = await read_body(receive)
+        ignore = self._config.ignore_unknown_fields
+        request = parse_body(CompletionRequest, body, ignore_unknown=ignore)
         self._model.check_name(request.model)
+        check_limits(request, self._config.limits)
         exchange = Exchange.of(scope)
         exchange.facts.update(stream=bool(request.stream), session_id=exchange.session_id)
         if request.stream:

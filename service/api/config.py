@@ -4,6 +4,18 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RequestLimits:
+    """How much of everything a request may have; the schemas' own limits hold as well."""
+
+    max_messages: int = 2048
+    max_message_chars: int = 1_000_000
+    """Of a message's content, reasoning and calls together."""
+    max_choices: int = 128
+    max_tools: int = 128
+    max_stop_chars: int = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ApiConfig:
     api_keys: tuple[str, ...] = ()
     """Empty leaves the service open."""
@@ -11,5 +23,8 @@ class ApiConfig:
     max_body_bytes: int = 4 * 1024 * 1024
     client_timeout_seconds: float = 30.0
     """How long a client may send nothing of a body that it owes."""
+    limits: RequestLimits = RequestLimits()
+    ignore_unknown_fields: bool = False
+    """Of requests for generated text; otherwise one that is not known is refused by name."""
     keepalive_seconds: float = 5.0
     """Silence on a stream before a comment breaks it."""

@@ -9,11 +9,13 @@ from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
+from service.api.config import RequestLimits
 from service.api.constraint import Grammars, constrain
 from service.api.conversation import read_conversation
 from service.api.engine import Engine
 from service.api.exchange import Exchange
 from service.api.generation import build_generations, check_length
+from service.api.limits import check_chat_limits
 from service.api.logprobs import ShownToken, ShownTokens
 from service.api.schemas import ChatCompletionRequest
 from service.api.served_model import ServedModel
@@ -79,11 +81,13 @@ class Generator:
         engine: Engine,
         grammars: Grammars,
         *,
+        limits: RequestLimits,
         new_seed: Callable[[], int] = _random_seed,
     ) -> None:
         self._model = model
         self._engine = engine
         self._grammars = grammars
+        self._limits = limits
         self.new_seed = new_seed
 
     async def start(self, request: ChatCompletionRequest, exchange: Exchange) -> list[Choice]:
@@ -93,6 +97,7 @@ class Generator:
         """
         exchange.adopt_session_key(request.prompt_cache_key)
         self._model.check_name(request.model)
+        check_chat_limits(request, self._limits)
         conversation = read_conversation(request, self._model.format)
         # Off the loop even for short prompts: a switch costs 0.1 ms, a template 0.4 ms at least.
         prompt, parsers = await asyncio.to_thread(self._prepare, conversation, request.n or 1)

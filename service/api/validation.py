@@ -3,24 +3,38 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, cast
 
+import structlog
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
 from service.errors import InvalidRequest
+
+logger = structlog.stdlib.get_logger(__name__)
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
 UNKNOWN_PARAMETER = "unknown_parameter"
 UNSUPPORTED_PARAMETER = "unsupported_parameter"
 _MAX_NAMED = 8
+_UNKNOWN = "extra_forbidden"
+"""What Pydantic calls a field that is not known."""
 
 
-def parse_body(schema: type[Schema], body: bytes) -> Schema:
-    """Raises InvalidRequest; `param` is a path such as messages[2].content[0].type."""
+def parse_body(schema: type[Schema], body: bytes, *, ignore_unknown: bool = False) -> Schema:
+    """Raises InvalidRequest; `param` is a path such as messages[2].content[0].type.
+
+    With `ignore_unknown`, unknown fields leave a line in the log instead.
+    """
     try:
         return schema.model_validate_json(body)
     except ValidationError as error:
-        raise _explain(error.errors(include_url=False), body) from None
+        errors = error.errors(include_url=False)
+    wrong = [item for item in errors if not (ignore_unknown and item["type"] == _UNKNOWN)]
+    if wrong:
+        raise _explain(wrong, body)
+    document = from_json(body)
+    logger.debug("unknown_fields_ignored", fields=[_path(item, document) for item in errors])
+    return schema.model_validate_json(body, extra="ignore")
 
 
 def _explain(errors: Sequence[ErrorDetails], body: bytes) -> InvalidRequest:
@@ -31,7 +45,7 @@ def _explain(errors: Sequence[ErrorDetails], body: bytes) -> InvalidRequest:
     if first["loc"] == ():
         return InvalidRequest("The body must be a JSON object.", code="invalid_json")
     document = from_json(body)
-    unknown = [_path(item, document) for item in errors if item["type"] == "extra_forbidden"]
+    unknown = [_path(item, document) for item in errors if item["type"] == _UNKNOWN]
     if unknown and first["type"] != UNSUPPORTED_PARAMETER:
         named = ", ".join(unknown[:_MAX_NAMED])
         return InvalidRequest(

@@ -5,11 +5,22 @@ import httpx
 import pytest
 from openai import APIStatusError, BadRequestError, InternalServerError, RateLimitError
 from openai.types.chat import completion_create_params
+from structlog.testing import capture_logs
 
+from service.api.config import RequestLimits
+from service.api.exchange import PRIORITY_KEY
 from service.api.schemas import ChatCompletionRequest
 from service.core.sampling import SamplingParams
 from service.errors import EngineError, EngineUnavailable, QueueFull
-from tests.api.builders import MODEL, ScriptedEngine, build_service, hello, serving
+from tests.api.builders import (
+    MODEL,
+    ScriptedEngine,
+    build_service,
+    hello,
+    one_body,
+    post_scope,
+    serving,
+)
 
 
 async def test_an_answer_is_one_document():
@@ -144,7 +155,7 @@ REFUSED = {
     "foo": (1, "unknown_parameter"),
     "n": (0, "invalid_value"),
     "functions": ([{"name": "f"}], "unsupported_parameter"),
-    "response_format": ({"type": "json_object"}, "unsupported_parameter"),
+    "response_format": ({"type": "xml"}, "invalid_value"),
     "logprobs": (3, "invalid_value"),
     "top_logprobs": (3, "invalid_value"),
     "store": (True, "unsupported_parameter"),
@@ -240,8 +251,8 @@ async def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers(str
         with pytest.raises(BadRequestError) as caught:
             await client.chat.completions.create(**hello(messages=messages, stream=stream))
     assert caught.value.code == "context_length_exceeded"
-    assert "100" in caught.value.message.replace("100 tokens long", "")
-    assert "are 100 tokens long" in caught.value.message
+    assert "holds 100 tokens" in caught.value.message
+    assert "have 100" in caught.value.message
     assert caught.value.param == "messages"
 
 
@@ -374,3 +385,99 @@ async def test_the_hundredth_concurrent_request_is_answered_as_the_first():
         "Hello"
     }
     assert len({response.json()["id"] for response in responses}) == 100
+
+
+LIMITS = RequestLimits(
+    max_messages=2, max_message_chars=5, max_choices=2, max_tools=1, max_stop_chars=3
+)
+CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+TOOLS = [{"type": "function", "function": {"name": name}} for name in "fg"]
+
+
+@pytest.mark.parametrize(
+    ("param", "fields"),
+    [
+        ("messages", {"messages": [{"role": "user", "content": "x"}] * 3}),
+        ("messages[0]", {"messages": [{"role": "user", "content": "x" * 6}]}),
+        (
+            "messages[1]",
+            {
+                "messages": [
+                    {"role": "user", "content": "x"},
+                    {"role": "assistant", "content": "long", "tool_calls": [CALL]},
+                ]
+            },
+        ),
+        ("n", {"n": 3}),
+        ("tools", {"tools": TOOLS}),
+        ("stop[1]", {"stop": ["abc", "abcd"]}),
+    ],
+)
+async def test_more_than_a_limit_allows_is_refused_with_the_limit(param, fields):
+    service = build_service(limits=LIMITS)
+    async with service.direct() as http:
+        response = await http.post("/v1/chat/completions", json=hello(**fields))
+        allowed = await http.post("/v1/chat/completions", json=hello(n=2, stop="abc"))
+    error = response.json()["error"]
+    assert (response.status_code, error["param"], error["code"]) == (400, param, "invalid_value")
+    assert allowed.status_code == 200
+
+
+async def test_unknown_fields_are_named_all_of_them():
+    service = build_service()
+    body = hello(foo=1, messages=[{"role": "user", "content": "x", "bar": 2}])
+    async with service.direct() as http:
+        error = (await http.post("/v1/chat/completions", json=body)).json()["error"]
+    assert error["message"] == "Unknown fields: messages[0].bar, foo."
+
+
+async def test_unknown_fields_can_be_ignored_though_not_wrong_values():
+    service = build_service(ignore_unknown_fields=True)
+    body = hello(foo=1, messages=[{"role": "user", "content": "x", "bar": 2}])
+    async with service.direct() as http:
+        with capture_logs() as lines:
+            ignored = await http.post("/v1/chat/completions", json=body)
+        refused = await http.post("/v1/chat/completions", json=body | {"temperature": 3})
+    assert ignored.status_code == 200
+    assert lines == [
+        {
+            "event": "unknown_fields_ignored",
+            "fields": ["messages[0].bar", "foo"],
+            "log_level": "debug",
+        }
+    ]
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "temperature")
+
+
+@pytest.mark.parametrize(
+    ("fields", "priority", "tier"),
+    [
+        ({}, 0, None),
+        ({"service_tier": "auto"}, 0, "default"),
+        ({"service_tier": "default"}, 0, "default"),
+        ({"service_tier": "flex"}, 10, "flex"),
+        ({"service_tier": "priority"}, -10, "priority"),
+        ({"service_tier": "fast"}, -10, "priority"),
+        ({"priority": 7}, 7, None),
+        ({"service_tier": "flex", "priority": -3}, -3, "priority"),
+    ],
+)
+async def test_a_tier_is_a_priority_and_the_answer_says_the_real_one(fields, priority, tier):
+    service = build_service()
+    async with service.direct() as http:
+        answer = (await http.post("/v1/chat/completions", json=hello(**fields))).json()
+    assert service.engine.requests[0].priority == priority
+    assert answer.get("service_tier") == tier
+
+
+async def test_a_call_from_within_brings_its_own_priority():
+    service = build_service()
+    scope = post_scope() | {PRIORITY_KEY: 100}
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    await service.app(scope, one_body(hello(priority=-100, service_tier="priority")), send)
+    assert service.engine.requests[0].priority == 100
+    assert json.loads(sent[1]["body"])["service_tier"] == "flex"
