@@ -196,7 +196,9 @@ def test_moving_into_a_hole_takes_the_tokens_along_and_empties_the_old_slot():
     first, middle, last = (compute(slots, owner, talk(owner, 20)) for owner in (1, 2, 3))
     slots.release(middle)
     slots.take_operations()
-    source, target = slots.close_hole(0, lambda _: 100)
+    move = slots.close_hole(0, lambda _: 100)
+    assert move is not None
+    source, target = move
     assert {source, target} <= {first, middle, last}
     assert target is middle
     assert (source.owner, source.num_held, target.num_held) == (None, 0, 20)

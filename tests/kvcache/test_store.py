@@ -22,13 +22,23 @@ def host_len(kept, run):
     return kept.host_len(kept.match(run))
 
 
+def archived(kept, run):
+    """How the run that leaves for another is written."""
+    return next(each for each in keep(kept, run) if isinstance(each, Archive))
+
+
 def on_disk(kept, run):
     """Keep a run that at once leaves for the disk; its file's id."""
-    archive = next(operation for operation in keep(kept, run) if isinstance(operation, Archive))
+    archive = archived(kept, run)
     kept.note_written(archive.file_id, is_good=True)
     check_store(kept)
     kept.take_operations()
     return archive.file_id
+
+
+def loaded(kept):
+    (load,) = (each for each in kept.take_operations() if isinstance(each, Load))
+    return load
 
 
 def test_run_is_saved_whole_the_first_time():
@@ -113,7 +123,7 @@ def test_what_leaves_in_a_step_may_still_be_restored_in_it():
 def test_what_leaves_host_memory_is_written_and_freed_when_it_is_on_disk():
     kept = store(host_tokens=20, disk_tokens=100)
     keep(kept, path(range(20)))
-    *_, archive = keep(kept, path(range(100, 120)))
+    archive = archived(kept, path(range(100, 120)))
     assert archive == Archive(1, archive.file_id, Origin("", 0, path(range(20)).tokens, 0, ()))
     assert host_len(kept, path(range(20))) == 20
     kept.note_written(archive.file_id, is_good=True)
@@ -126,7 +136,7 @@ def test_what_leaves_host_memory_is_written_and_freed_when_it_is_on_disk():
 def test_run_that_is_used_while_it_is_written_stays():
     kept = store(host_tokens=20, disk_tokens=100)
     keep(kept, path(range(20)))
-    *_, archive = keep(kept, path(range(100, 120)))
+    archive = archived(kept, path(range(100, 120)))
     kept.restore(kept.match(path(range(20))), 20, 0, 0)
     kept.note_written(archive.file_id, is_good=True)
     check_store(kept)
@@ -136,7 +146,7 @@ def test_run_that_is_used_while_it_is_written_stays():
 def test_run_that_could_not_be_written_is_gone():
     kept = store(host_tokens=20, disk_tokens=100)
     keep(kept, path(range(20)))
-    *_, archive = keep(kept, path(range(100, 120)))
+    archive = archived(kept, path(range(100, 120)))
     kept.note_written(archive.file_id, is_good=False)
     check_store(kept)
     assert kept.take_operations() == [Drop(1)]
@@ -150,8 +160,7 @@ def test_file_is_loaded_once_for_all_who_wait_for_it():
     file_id = on_disk(kept, path(range(100, 120)))
     wanted = kept.match(path(range(20)))
     assert kept.load(wanted, 20) == kept.load(wanted, 20) == {file_id}
-    (load,) = kept.take_operations()
-    assert isinstance(load, Load)
+    load = loaded(kept)
     kept.note_read(file_id, load.segment_id, is_good=True)
     check_store(kept)
     assert host_len(kept, path(range(20))) == 20
@@ -162,7 +171,7 @@ def test_file_that_cannot_be_read_is_forgotten():
     keep(kept, path(range(20)))
     file_id = on_disk(kept, path(range(100, 120)))
     kept.load(kept.match(path(range(20))), 20)
-    (load,) = kept.take_operations()
+    load = loaded(kept)
     kept.note_read(file_id, load.segment_id, is_good=False)
     check_store(kept)
     assert kept.disk_len(kept.match(path(range(20)))) == 0
@@ -173,7 +182,7 @@ def test_loaded_run_leaves_host_memory_again_without_being_written():
     keep(kept, path(range(20)))
     file_id = on_disk(kept, path(range(100, 120)))
     kept.load(kept.match(path(range(20))), 20)
-    (load,) = kept.take_operations()
+    load = loaded(kept)
     kept.note_read(file_id, load.segment_id, is_good=True)
     kept.take_operations()
     kinds = [type(operation) for operation in keep(kept, path(range(300, 320)))]
@@ -187,7 +196,7 @@ def test_file_of_a_run_that_was_split_since_fills_both_parts():
     file_id = on_disk(kept, path(range(100, 120)))
     keep(kept, path([*range(8), *range(50, 60)]))
     kept.load(kept.match(path(range(20))), 20)
-    (load,) = [each for each in kept.take_operations() if isinstance(each, Load)]
+    load = loaded(kept)
     kept.note_read(file_id, load.segment_id, is_good=True)
     check_store(kept)
     assert host_len(kept, path(range(20))) == 20

@@ -14,14 +14,20 @@ def path(tokens, label="", num_public=0):
     return Path(label, make_tokens(list(tokens)), num_public)
 
 
+def insert(prefixes, run):
+    end = prefixes.insert(run)
+    assert end is not None
+    return end
+
+
 def match_len(prefixes, wanted):
     return max(prefixes.match(wanted).ends.values(), default=0)
 
 
 def test_longest_common_prefix_of_all_runs_is_found():
     prefixes = tree()
-    prefixes.insert(path([1, 2, 3, 4]))
-    prefixes.insert(path([1, 2, 9, 9, 9]))
+    insert(prefixes, path([1, 2, 3, 4]))
+    insert(prefixes, path([1, 2, 9, 9, 9]))
     assert match_len(prefixes, path([1, 2, 9, 9, 5])) == 4
     assert match_len(prefixes, path([7])) == 0
 
@@ -29,8 +35,8 @@ def test_longest_common_prefix_of_all_runs_is_found():
 def test_node_is_split_where_runs_part_and_ends_keep_their_identity():
     splits = []
     prefixes = PrefixTree(lambda head, tail: splits.append((head, tail)))
-    end = prefixes.insert(path([1, 2, 3, 4]))
-    other = prefixes.insert(path([1, 2, 9]))
+    end = insert(prefixes, path([1, 2, 3, 4]))
+    other = insert(prefixes, path([1, 2, 9]))
     ((head, tail),) = splits
     assert tail is end
     assert (head.start, list(head.tokens)) == (0, [1, 2])
@@ -40,28 +46,28 @@ def test_node_is_split_where_runs_part_and_ends_keep_their_identity():
 
 def test_run_that_continues_another_adds_only_what_is_new():
     prefixes = tree()
-    first = prefixes.insert(path([1, 2]))
-    longer = prefixes.insert(path([1, 2, 3]))
+    first = insert(prefixes, path([1, 2]))
+    longer = insert(prefixes, path([1, 2, 3]))
     assert longer.parent is first
     assert list(longer.tokens) == [3]
 
 
 def test_runs_of_other_labels_are_never_met():
     prefixes = tree()
-    prefixes.insert(path([1, 2, 3], label="a"))
+    insert(prefixes, path([1, 2, 3], label="a"))
     assert match_len(prefixes, path([1, 2, 3], label="b")) == 0
 
 
 def test_public_prefix_is_met_by_all_labels_and_nothing_after_it():
     prefixes = tree()
-    prefixes.insert(path([1, 2, 3, 4, 5], label="a", num_public=3))
+    insert(prefixes, path([1, 2, 3, 4, 5], label="a", num_public=3))
     assert match_len(prefixes, path([1, 2, 3, 4, 5], label="b", num_public=3)) == 3
     assert match_len(prefixes, path([1, 2, 3, 4, 5], label="a", num_public=3)) == 5
 
 
 def test_tokens_of_a_longer_public_prefix_are_not_taken_for_ones_own():
     prefixes = tree()
-    prefixes.insert(path([1, 2, 3, 4], num_public=4))
+    insert(prefixes, path([1, 2, 3, 4], num_public=4))
     assert match_len(prefixes, path([1, 2, 3, 4], label="a", num_public=2)) == 2
 
 
