@@ -5,6 +5,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
+PRIORITY = 100
+"""Of lines, in the engine's queue: everyone else comes first."""
 _LOOK_SECONDS = 0.1
 """Nobody announces that a slot became idle because someone else's request ended."""
 
@@ -16,10 +18,9 @@ class Capacity(Protocol):
     def is_ready(self) -> bool: ...
     @property
     def num_slots(self) -> int: ...
-    @property
-    def num_running(self) -> int: ...
-    @property
-    def num_waiting(self) -> int: ...
+    def count_before(self, priority: int) -> int:
+        """Requests, running and waiting, that are served before one of this priority."""
+        ...
 
 
 class Gate:
@@ -66,8 +67,6 @@ class Gate:
         return self.num_in_flight < self._limit()
 
     def _limit(self) -> int:
-        """Slots that nobody but lines wants; a line on its way to the engine has its slot."""
-        capacity = self._capacity
-        others = capacity.num_running + capacity.num_waiting - self.num_in_flight
-        idle = capacity.num_slots - max(0, others)
+        """Slots that nobody but lines wants."""
+        idle = self._capacity.num_slots - self._capacity.count_before(PRIORITY)
         return idle if self._max_in_flight is None else min(idle, self._max_in_flight)

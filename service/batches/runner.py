@@ -15,7 +15,7 @@ from anyio.abc import TaskGroup
 from service.batches.batch_store import BatchStore
 from service.batches.config import BatchesConfig
 from service.batches.files import FileStore, Upload
-from service.batches.gate import Gate
+from service.batches.gate import PRIORITY, Gate
 from service.batches.input_file import CheckedInput, InputRules, check_input, read_request
 from service.batches.objects import Batch, Line, Problem, StoredFile
 from service.batches.results import Answer, render_answer, render_unrun
@@ -23,8 +23,6 @@ from service.errors import ObjectNotFound, StorageError
 
 logger = structlog.stdlib.get_logger(__name__)
 
-PRIORITY = 100
-"""Of the engine's queue: everyone else comes first."""
 _PAGE = 100
 """Lines that are fetched, or written out, in one transaction."""
 _FIRST_RETRY_SECONDS = 1.0

@@ -129,6 +129,10 @@ class EnginePool:
             if flight.worker is None or flight.stream.stage == "queued"
         )
 
+    def count_before(self, priority: int) -> int:
+        """Requests, running and waiting, that are served before one of this priority."""
+        return sum(flight.request.priority < priority for flight in self._flights.values())
+
     def submit(self, request: GenerationRequest) -> OutputStream:
         """Hand a request to a worker, or let it wait for one that is about to take it.
 
