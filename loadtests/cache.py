@@ -2,11 +2,14 @@
 
 - Eight requests at once share an uncached system prompt of 800 words.
 - Sixty-four conversations of about 600 tokens take turns on eight slots.
+- The service restarts with a disk tier, and the conversations go on.
 - Four streams run beside forty idle conversations, and without them.
 """
 
 import argparse
 import statistics
+import tempfile
+import time
 from pathlib import Path
 
 from loadtests.client import Client, Stream, encode_request
@@ -81,23 +84,57 @@ def measure_shared_prompt(chats: Chats) -> dict[str, float]:
     }
 
 
-def measure_sessions(chats: Chats, count: int = 64) -> dict[str, float]:
+def start_sessions(chats: Chats, count: int) -> tuple[list[list[Message]], list[Stream]]:
+    """First turns, one after the other; the conversations and their answers."""
     conversations = [
         [{"role": "user", "content": make_text(100 + number, 550)}] for number in range(count)
     ]
-    first = [chats.ask([messages], 16)[0] for messages in conversations]
-    history = [stream.usage()["total_tokens"] for stream in first]
+    return conversations, [chats.ask([messages], 16)[0] for messages in conversations]
+
+
+def go_on(chats: Chats, conversations: list[list[Message]], answers: list[Stream]) -> list[Stream]:
+    """The next turn of each conversation."""
     later: list[Stream] = []
-    for messages, answer in zip(conversations, first, strict=True):
+    for messages, answer in zip(conversations, answers, strict=True):
         messages.append({"role": "assistant", "content": answer.text()})
         messages.append({"role": "user", "content": "Go on."})
         later += chats.ask([messages], 16)
+    return later
+
+
+def count_tokens(streams: list[Stream]) -> int:
+    return sum(stream.usage()["total_tokens"] for stream in streams)
+
+
+def measure_sessions(chats: Chats, count: int = 64) -> dict[str, float]:
+    conversations, first = start_sessions(chats, count)
+    later = go_on(chats, conversations, first)
     return {
-        "sessions: tokens of a first turn": statistics.mean(history),
-        "sessions: history cached": sum(map(cached, later)) / sum(history),
+        "sessions: tokens of a first turn": count_tokens(first) / count,
+        "sessions: history cached": sum(map(cached, later)) / count_tokens(first),
         "sessions: TTFT p50 first turn s": median_ttft(first),
         "sessions: TTFT p50 later turns s": median_ttft(later),
         "sessions: ratio": median_ttft(later) / median_ttft(first),
+    }
+
+
+def measure_restart(settings: dict[str, str], model: str, count: int = 64) -> dict[str, float]:
+    """Between the turns the service ends, as SIGTERM ends it, and starts again."""
+    with tempfile.TemporaryDirectory() as folder:
+        disk = {"cache__disk_bytes": str(4 << 30), "cache__disk_dir": folder}
+        with running_service(**settings, **disk) as address:
+            conversations, first = start_sessions(Chats(address, model), count)
+            stopped = time.monotonic()
+        stop_seconds = time.monotonic() - stopped
+        files = [path.stat().st_size for path in Path(folder).rglob("*.kv")]
+        with running_service(**settings, **disk) as address:
+            later = go_on(Chats(address, model), conversations, first)
+    return {
+        "restart: MiB on disk": sum(files) / 2**20,
+        "restart: s to stop": stop_seconds,
+        "restart: history cached": sum(map(cached, later)) / count_tokens(first),
+        "restart: TTFT p50 first turn s": median_ttft(first),
+        "restart: TTFT p50 later turns s": median_ttft(later),
     }
 
 
@@ -132,6 +169,7 @@ def main() -> None:
     for measure in (measure_shared_prompt, measure_sessions, measure_idle_sessions):
         with running_service(**settings) as address:
             results |= measure(Chats(address, arguments.model.stem))
+    results |= measure_restart(settings, arguments.model.stem)
     show_results("What the KV cache saves", results, as_json=arguments.json)
 
 
