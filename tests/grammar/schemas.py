@@ -224,7 +224,7 @@ SCHEMAS = {
     "unicode keys": record({"größe": INTEGER, "名前": {"enum": ["猫", "犬"]}}),
     "unicode const": {"const": "naïve ☕ \U0001f680"},
     "unicode pattern": {"type": "string", "pattern": "^[äöü]{2,4}$"},
-    "unicode of three": {"type": "string", "pattern": "^[γ-ω]{3}$"},
+    "unicode of three": {"type": "string", "pattern": "^[д-к]{3}$"},
     # as applications have them
     "weather call": record(
         {"city": {"enum": ["Bern", "Rome"]}, "unit": {"enum": ["c", "f"]}, "days": INTEGER}
