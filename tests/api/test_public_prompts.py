@@ -23,6 +23,7 @@ def served(chat_format, vocab=None):
         created=0,
         context_len=4096,
         sampling=SamplingParams(),
+        fingerprint="fp",
         format=chat_format,
         vocab=vocab or CharacterVocabulary(),
     )

@@ -197,7 +197,7 @@ async def cached(bench, prompt, session="other", *, tenant=""):
 async def test_what_a_session_computed_is_not_found_after_it_was_forgotten():
     async with running_pool() as bench:
         await read(bench.pool.submit(turn(SECRET)))
-        assert await bench.pool.forget_session("", "chat") >= len(SECRET)
+        assert (await bench.pool.forget_session("", "chat") or 0) >= len(SECRET)
         assert await cached(bench, SECRET) == 0
 
 
@@ -265,7 +265,7 @@ async def test_a_session_on_disk_is_known_found_and_deletable_after_a_restart(tm
         assert session.num_tokens >= len(SECRET)
         assert await cached(bench, SECRET, "chat") == len(SECRET) - 1
     async with running_pool(engine, workers=2) as bench:
-        assert await bench.pool.forget_session("", "chat") >= len(SECRET)
+        assert (await bench.pool.forget_session("", "chat") or 0) >= len(SECRET)
     async with running_pool(engine, workers=2) as bench:
         assert bench.pool.sessions.get("", "chat") is None
         assert await cached(bench, SECRET) == 0
