@@ -16,6 +16,13 @@ _READ = ["GET", "HEAD"]
 """Load balancers and monitors ask with HEAD; the server leaves the body out."""
 
 
+class Capabilities(AnswerModel):
+    tools: Literal["native", "prompted"]
+    """Whether the model was made for tools, or is told of them in the system message."""
+    reasoning: bool
+    """Whether it can think before it answers."""
+
+
 class ModelCard(AnswerModel):
     id: str
     object: Literal["model"]
@@ -25,6 +32,7 @@ class ModelCard(AnswerModel):
     """Tokens that prompt and output may have together here."""
     context_length: int
     """Tokens that the model was made for."""
+    capabilities: Capabilities
 
 
 class ModelList(AnswerModel):
@@ -88,6 +96,10 @@ def model_routes(model: ServedModel, engine: Engine) -> APIRouter:
             owned_by="smolserve",
             max_model_len=engine.max_context_len,
             context_length=model.context_len,
+            capabilities=Capabilities(
+                tools="native" if model.format.native_tools else "prompted",
+                reasoning=model.format.supports_thinking,
+            ),
         )
 
     @router.api_route("", methods=_READ)

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
 
+from service.api.answer_form import JsonSchema
 from service.api.fields import Schema, unsupported
 from service.chat import messages as chat
 from service.errors import InvalidRequest
@@ -41,7 +42,7 @@ FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 class FunctionDefinition(Schema):
     name: FunctionName
     description: Annotated[str, Field(max_length=MAX_DESCRIPTION_LEN)] | None = None
-    parameters: Annotated[dict[str, Any], AfterValidator(_check_parameters)] | None = None
+    parameters: Annotated[JsonSchema, AfterValidator(_check_parameters)] | None = None
     """A JSON schema; without one the function takes no arguments."""
     strict: bool | None = None
 
@@ -116,7 +117,7 @@ def read_tool_use(
     Raises InvalidRequest for names that are there twice or not at all.
     """
     indices = _index_names(tools)
-    if not tools and choice not in {None, "none", "auto"}:
+    if not tools and choice not in (None, "none", "auto"):
         raise InvalidRequest("tool_choice needs tools to choose from.", param="tool_choice")
     if not tools or choice == "none":
         return None

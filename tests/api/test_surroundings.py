@@ -11,7 +11,11 @@ async def test_the_model_is_listed_with_its_lengths():
         with pytest.raises(NotFoundError) as caught:
             await client.models.retrieve("gpt-4")
     assert (model.id, model.object, model.owned_by) == (MODEL, "model", "smolserve")
-    assert model.model_extra == {"max_model_len": 2048, "context_length": 4096}
+    assert model.model_extra == {
+        "max_model_len": 2048,
+        "context_length": 4096,
+        "capabilities": {"tools": "native", "reasoning": True},
+    }
     assert caught.value.code == "model_not_found"
 
 
