@@ -6,7 +6,9 @@ import hashlib
 import math
 import os
 import socket
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -18,14 +20,18 @@ from service import __version__
 from service.api.application import build_application
 from service.api.config import ApiConfig, RequestLimits
 from service.api.drain import Drain
+from service.api.internal_call import InternalCaller
 from service.api.public_prompts import find_prefixes, read_public_prompt
+from service.api.responses.conversation import fail_unfinished
 from service.api.served_model import ServedModel
 from service.api.server import Server, obey_signals
+from service.batches.batches import Batches
+from service.batches.config import BatchesConfig
 from service.chat.format import choose_format
 from service.core.messages import DeviceMemory, Ready
 from service.core.sampling import SamplingParams
 from service.engine.config import EngineConfig
-from service.errors import SettingsError
+from service.errors import SettingsError, StorageError
 from service.gguf import smollm3
 from service.gguf.header import read_header
 from service.gguf.hyperparameters import Hyperparameters, read_hyperparameters
@@ -40,11 +46,13 @@ from service.models.catalog import find_entry, load_catalog
 from service.models.model_file import ModelFile, is_path, resolve_model
 from service.models.progress import ReportProgress
 from service.models.pull import Puller
+from service.records.database import MEMORY
+from service.records.responses import ResponseRecords
 from service.runtime.config import PoolConfig
 from service.runtime.pool import EnginePool
 from service.runtime.sharing import Sharing
 from service.scheduler.config import SchedulerConfig
-from service.settings import Settings, format_value
+from service.settings import RecordsSettings, Settings, format_value
 from service.sizing import (
     MAX_SMALL_SLOTS,
     MAX_SMALL_SLOTS_ON_GPU,
@@ -56,6 +64,9 @@ from service.sizing import (
 from service.telemetry.metrics import Metrics
 
 _ALL_LAYERS = -1
+_MAX_MEMORY_BYTES = 64 * 1024 * 1024
+"""Of responses that no file keeps."""
+_DAY_SECONDS = 24 * 3600
 _FINGERPRINT_BYTES = 1 << 20
 
 
@@ -121,34 +132,48 @@ async def run_service(
     pool = EnginePool(config, vocab.token_bytes, metrics, sharing=sharing)
     grammars = GrammarCompiler(_configure_grammars(settings), lambda: list_tokens(vocab))
     drain = Drain()
-    app = build_application(
-        _configure_api(settings),
-        model=model,
-        engine=pool,
-        grammars=grammars,
-        drain=drain,
+    batches = Batches(
+        _configure_batches(settings),
+        capacity=pool,
+        is_closed=lambda: drain.has_begun,
         metrics=metrics,
-        log=structlog.get_logger(),
+        clock=time.time,  # noqa: TID251 - what outlives the process goes by the calendar
     )
-    server = Server(
-        app,
-        listener,
-        drain,
-        drain_timeout_seconds=settings.drain_timeout_s,
-        client_timeout_seconds=settings.client_timeout_s,
-    )
-    with obey_signals(server, drain):
-        try:
-            await _run(
-                server,
-                pool,
-                lambda: on_ready(Started(model=model, pool=config, workers=pool.ready)),
-            )
-        finally:
-            await grammars.close()
+    async with _keeping_responses(settings) as records:
+        app = build_application(
+            _configure_api(settings),
+            model=model,
+            engine=pool,
+            grammars=grammars,
+            batches=batches,
+            records=records,
+            drain=drain,
+            metrics=metrics,
+            log=structlog.get_logger(),
+        )
+        server = Server(
+            app,
+            listener,
+            drain,
+            drain_timeout_seconds=settings.drain_timeout_s,
+            client_timeout_seconds=settings.client_timeout_s,
+        )
+        with obey_signals(server, drain):
+            try:
+                await batches.start(InternalCaller(app))
+                await _run(
+                    server,
+                    pool,
+                    batches,
+                    lambda: on_ready(Started(model=model, pool=config, workers=pool.ready)),
+                )
+            finally:
+                await grammars.close()
 
 
-async def _run(server: Server, pool: EnginePool, on_ready: Callable[[], None]) -> None:
+async def _run(
+    server: Server, pool: EnginePool, batches: Batches, on_ready: Callable[[], None]
+) -> None:
     serving = asyncio.create_task(server.run())
     loading = asyncio.create_task(pool.start())
     try:
@@ -164,6 +189,7 @@ async def _run(server: Server, pool: EnginePool, on_ready: Callable[[], None]) -
         server.stop()
         server.stop()
         await serving
+        await batches.stop()  # before the engine, whose end would look like failures of its lines
         await pool.stop()
 
 
@@ -187,6 +213,55 @@ def _configure_sharing(settings: Settings, model: ServedModel) -> Sharing:
     return Sharing(
         is_global=settings.cache.sharing == "global",
         public_prefixes=[prefix for text in prompts for prefix in find_prefixes(model, text)],
+    )
+
+
+@asynccontextmanager
+async def _keeping_responses(settings: Settings) -> AsyncGenerator[ResponseRecords]:
+    """Where nobody chose their file, a bad one costs what it would keep, and not the service.
+
+    Raises SettingsError.
+    """
+    chosen = settings.records
+    is_chosen = chosen.path != "auto"
+    path = settings.state_dir / "responses.sqlite" if chosen.path == "auto" else chosen.path
+    records = _build_records(path, chosen)
+    try:
+        await records.open()
+    except StorageError as error:
+        if is_chosen:
+            raise SettingsError(f"SMOLSERVE_RECORDS__PATH: {error}") from None
+        structlog.get_logger().warning("responses_kept_in_memory", reason=str(error))
+        records = _build_records(MEMORY, chosen)
+        await records.open()
+    try:
+        await fail_unfinished(records)
+        yield records
+    finally:
+        await records.close()
+
+
+def _build_records(path: Path | str, chosen: RecordsSettings) -> ResponseRecords:
+    is_in_memory = str(path) == MEMORY
+    return ResponseRecords(
+        path,
+        ttl_seconds=chosen.ttl_s,
+        max_bytes=min(chosen.max_bytes, _MAX_MEMORY_BYTES) if is_in_memory else chosen.max_bytes,
+        now=time.time,  # noqa: TID251 - what outlives the process goes by the calendar
+    )
+
+
+def _configure_batches(settings: Settings) -> BatchesConfig:
+    in_flight = settings.batches.max_in_flight
+    return BatchesConfig(
+        directory=settings.state_dir / "batches",
+        max_file_bytes=settings.files.max_bytes,
+        max_tenant_bytes=settings.files.max_total_bytes,
+        retention_seconds=settings.files.retention_days * _DAY_SECONDS,
+        max_lines=settings.batches.max_lines,
+        max_body_bytes=settings.max_body_bytes,
+        max_active=settings.batches.max_active,
+        max_in_flight=None if in_flight == "auto" else in_flight,
     )
 
 

@@ -62,6 +62,15 @@ def _default_disk_dir() -> Path:
         return Path("kv")
 
 
+def _default_state_dir() -> Path:
+    """What must not be lost; a user without a home keeps it here."""
+    state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"  # noqa: TID251 - the one reader
+    try:
+        return Path(state).expanduser() / "smolserve"
+    except RuntimeError:
+        return Path("state")
+
+
 def _parse_size_classes(value: object) -> object:
     if not isinstance(value, str) or value == "auto":
         return value
@@ -184,6 +193,49 @@ class SchedulerSettings(_Group):
     )
 
 
+class RecordsSettings(_Group):
+    path: Path | Auto = Field(
+        default="auto",
+        description="File that responses are kept in, :memory: for none; auto is one in the state "
+        "folder, or none where that cannot be used",
+    )
+    ttl_s: Seconds = Field(
+        default=30 * 86_400, description="Seconds that a chain of responses is kept unused"
+    )
+    max_bytes: Count = Field(
+        default=1 << 30,
+        description="What all responses may take together; the least recently used go first",
+    )
+
+    @field_validator("path", mode="before")
+    @classmethod
+    def _read_path(cls, path: object) -> object:
+        """Text is a path, unless it is auto."""
+        return Path(path) if isinstance(path, str) and path != "auto" else path
+
+
+class FilesSettings(_Group):
+    max_bytes: Count = Field(
+        default=200 * 1024 * 1024, description="Largest file that may be uploaded; more is a 413"
+    )
+    max_total_bytes: Count = Field(
+        default=10 * 1024**3, description="What an API key's files may take together"
+    )
+    retention_days: Annotated[int, Field(ge=1, le=3650)] = Field(
+        default=30, description="Days that files are kept whose owner sets no other time"
+    )
+
+
+class BatchesSettings(_Group):
+    max_lines: Count = Field(default=50_000, description="Requests that a batch may have")
+    max_active: Count = Field(
+        default=20, description="Batches of an API key that may be under way; one more is a 429"
+    )
+    max_in_flight: AutoCount = Field(
+        default="auto", description="Lines that run at a time; auto is as many as slots are idle"
+    )
+
+
 class GrammarSettings(_Group):
     max_bytes: Count = Field(
         default=_GRAMMAR.max_bytes,
@@ -246,6 +298,10 @@ class Settings(BaseSettings):
     models_dir: Path = Field(
         default_factory=default_models_dir, description="Folder that model files are kept in"
     )
+    state_dir: Path = Field(
+        default_factory=_default_state_dir,
+        description="Folder that clients' files and batches are kept in; one service at a time",
+    )
     host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on")
     port: Port = Field(default=8000, description="Port to listen on")
     api_keys: Secrets = Field(
@@ -285,6 +341,9 @@ class Settings(BaseSettings):
     cache: CacheSettings = Field(default_factory=CacheSettings)
     scheduler: SchedulerSettings = SchedulerSettings()
     limits: LimitSettings = LimitSettings()
+    records: RecordsSettings = RecordsSettings()
+    files: FilesSettings = FilesSettings()
+    batches: BatchesSettings = BatchesSettings()
     grammar: GrammarSettings = GrammarSettings()
     download: DownloadSettings = DownloadSettings()
 

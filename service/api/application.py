@@ -13,6 +13,7 @@ from starlette.routing import Route
 from structlog.typing import FilteringBoundLogger
 
 from service.api import chat, completions, routes, sessions, tokenization
+from service.api.batches import BATCH_OPERATIONS, batch_routes
 from service.api.body import BodyMiddleware
 from service.api.chat import ChatCompletions
 from service.api.completions import Completions
@@ -21,34 +22,43 @@ from service.api.constraint import Grammars
 from service.api.drain import Drain
 from service.api.engine import Engine
 from service.api.errors import status_response
+from service.api.files import FILE_OPERATIONS, file_routes
 from service.api.generator import Generator
 from service.api.keys import ApiKeys
 from service.api.middleware import ApiKeyMiddleware, ExchangeMiddleware
 from service.api.openapi import openapi_routes
+from service.api.responses.routes import RESPONSE_OPERATIONS, response_routes
 from service.api.routes import health_routes, metrics_routes, model_routes
 from service.api.served_model import ServedModel
 from service.api.sessions import session_routes
 from service.api.tokenization import tokenization_routes
+from service.batches.batches import Batches
+from service.records.responses import ResponseRecords
 from service.telemetry.metrics import Metrics
 
 OPERATIONS = (
     *chat.OPERATIONS,
     *completions.OPERATIONS,
     *tokenization.OPERATIONS,
+    *RESPONSE_OPERATIONS,
     *routes.OPERATIONS,
     *sessions.OPERATIONS,
+    *FILE_OPERATIONS,
+    *BATCH_OPERATIONS,
 )
 """All that there is to describe; a route that is not among them fails a test."""
 
 _EXPOSED_HEADERS = ("x-request-id", "x-session-id", "openai-processing-ms", "retry-after")
 
 
-def build_application(
+def build_application(  # noqa: PLR0913 - the API's composition root
     config: ApiConfig,
     *,
     model: ServedModel,
     engine: Engine,
     grammars: Grammars,
+    batches: Batches,
+    records: ResponseRecords,
     drain: Drain,
     metrics: Metrics,
     log: FilteringBoundLogger,
@@ -82,8 +92,13 @@ def build_application(
         Route("/v1/completions", text_completions, methods=["POST"]),
         *tokenization_routes(model, engine),
     ]
+    app.router.routes += response_routes(
+        config, model=model, generator=generator, records=records, drain=drain, log=log
+    )
     app.include_router(model_routes(model, engine))
     app.include_router(session_routes(model, engine))
+    app.include_router(file_routes(batches, drain))
+    app.include_router(batch_routes(batches, drain))
     app.include_router(health_routes(engine, drain))
     app.include_router(metrics_routes(metrics.registry))
     app.router.routes += openapi_routes(OPERATIONS, needs_key=bool(config.api_keys))

@@ -109,7 +109,7 @@ class BatchList(AnswerModel):
 
 _ID = Parameter(name="batch_id")
 
-OPERATIONS = (
+BATCH_OPERATIONS = (
     Operation(
         method="post",
         path="/v1/batches",

@@ -71,7 +71,7 @@ class DeletedFile(AnswerModel):
 
 _ID = Parameter(name="file_id")
 
-OPERATIONS = (
+FILE_OPERATIONS = (
     Operation(
         method="post",
         path="/v1/files",

@@ -143,15 +143,18 @@ class Batches:
         with self._scope:
             while True:
                 try:
-                    opened = self._opened or await self._open(execute)
-                    await opened.runner.run()
-                except StorageError:
-                    pass  # said by who raised it
+                    if self._opened is not None:
+                        await self._opened.runner.run()
                 except Exception:
                     logger.exception("batches_stopped", retry_in_s=_RETRY_SECONDS)
                 await sleep(_RETRY_SECONDS)
+                with contextlib.suppress(StorageError), CancelScope(shield=True):
+                    await self._open(execute)
 
-    async def _open(self, execute: Execute) -> _Opened:
+    async def _open(self, execute: Execute) -> None:
+        """To be waited for: half open, nobody would close it."""
+        if self._opened is not None:
+            return
         config = self.config
         database = Database(config.directory / "batches.sqlite", MIGRATIONS)
         try:
@@ -182,4 +185,3 @@ class Batches:
             clock=self._clock,
         )
         self._opened = _Opened(database=database, files=files, batches=batches, runner=runner)
-        return self._opened

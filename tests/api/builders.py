@@ -2,8 +2,11 @@
 
 import asyncio
 import json
+import time
+import traceback
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import httpx
@@ -17,11 +20,15 @@ from service.api.config import ApiConfig
 from service.api.drain import Drain
 from service.api.served_model import ServedModel
 from service.api.server import Server, bind
+from service.batches.batches import Batches
+from service.batches.config import BatchesConfig
 from service.chat.parser import TaggedParser, Tags
 from service.chat.prompt import plain
 from service.core.request import ThinkingBudget
 from service.core.sampling import SamplingParams
 from service.errors import InvalidRequest
+from service.records.database import MEMORY
+from service.records.responses import ResponseRecords
 from service.runtime.sessions import SessionRegistry
 from service.runtime.stream import OutputStream
 from service.telemetry.metrics import Metrics
@@ -93,6 +100,7 @@ class ScriptedEngine:
     ):
         self.is_ready = True
         self.max_context_len = context_len
+        self.num_slots = 4
         self.answer = answer
         self.finish_reason: Literal["stop", "length"] = finish_reason
         self.num_cached_tokens = 0
@@ -156,6 +164,8 @@ def keeping_logger(lines):
     """A logger that puts what it is told into a list."""
 
     def keep(_logger, _method, event):
+        if event.get("exc_info"):
+            event["exc_info"] = traceback.format_exc()
         lines.append(event)
         raise structlog.DropEvent
 
@@ -173,6 +183,8 @@ class Service:
     drain: Drain
     registry: CollectorRegistry
     log: list[dict[str, Any]]
+    batches: Batches
+    records: ResponseRecords
     url: str = "http://direct"
     server: Server = field(init=False)
 
@@ -193,10 +205,32 @@ class Service:
         return self.registry.get_sample_value(f"smolserve_{name}", labels)
 
 
-def build_service(engine=None, *, supports_thinking=True, sampling=None, **config):
+def build_service(
+    engine=None,
+    *,
+    supports_thinking=True,
+    sampling=None,
+    batching=None,
+    records=None,
+    clock=time.time,
+    **config,
+):
+    """`batching` is the BatchesConfig, for tests that start the service's batches.
+
+    `records` are the ResponseRecords, for tests in which they outlive the service.
+    """
     registry = CollectorRegistry()
+    metrics = Metrics(registry)
     engine = engine or ScriptedEngine()
     drain = Drain()
+    batches = Batches(
+        batching or BatchesConfig(directory=Path("nowhere")),
+        capacity=engine,
+        is_closed=lambda: drain.has_begun,
+        metrics=metrics,
+        clock=clock,
+    )
+    records = records or ResponseRecords(MEMORY, ttl_seconds=3600, max_bytes=10**8, now=clock)
     lines: list[dict[str, Any]] = []
     app = build_application(
         ApiConfig(**config),
@@ -211,11 +245,13 @@ def build_service(engine=None, *, supports_thinking=True, sampling=None, **confi
         ),
         engine=engine,
         grammars=AnyGrammar(),
+        batches=batches,
+        records=records,
         drain=drain,
-        metrics=Metrics(registry),
+        metrics=metrics,
         log=keeping_logger(lines),
     )
-    return Service(app, engine, drain, registry, lines)
+    return Service(app, engine, drain, registry, lines, batches, records)
 
 
 @asynccontextmanager
@@ -230,6 +266,7 @@ async def serving(engine=None, *, drain_timeout_seconds=5.0, **options):
         drain_timeout_seconds=drain_timeout_seconds,
         client_timeout_seconds=options.get("client_timeout_seconds", 30),
     )
+    await service.records.open()
     running = asyncio.create_task(service.server.run())
     try:
         yield service
@@ -237,6 +274,7 @@ async def serving(engine=None, *, drain_timeout_seconds=5.0, **options):
         service.server.stop()
         service.server.stop()
         await running
+        await service.records.close()
 
 
 def hello(**changes):
