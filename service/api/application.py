@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from http import HTTPStatus
 
 from fastapi import FastAPI
+from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 from structlog.typing import FilteringBoundLogger
 
 from service.api import chat, completions, routes, sessions, tokenization
@@ -101,7 +102,9 @@ def build_application(  # noqa: PLR0913 - the API's composition root
     app.include_router(batch_routes(batches, drain))
     app.include_router(health_routes(engine, drain))
     app.include_router(metrics_routes(metrics.registry))
-    app.router.routes += openapi_routes(OPERATIONS, needs_key=bool(config.api_keys))
+    app.router.routes += openapi_routes(
+        OPERATIONS, model_id=model.id, needs_key=bool(config.api_keys)
+    )
     return app
 
 
@@ -126,4 +129,13 @@ async def _refuse(request: Request, error: Exception) -> Response:
         message = str(error.detail)
     response = status_response(error.status_code, message)
     response.headers.update(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        response.headers["allow"] = ", ".join(_list_methods(request))
     return response
+
+
+def _list_methods(request: Request) -> list[str]:
+    """Of all routes at a path; the router tells those of the first alone."""
+    routes = iter_route_contexts(request.app.routes)
+    here = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    return sorted({method for route in here for method in route.methods or ()})

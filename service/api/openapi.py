@@ -63,9 +63,13 @@ _OPENAPI = Operation(
 )
 
 
-def openapi_routes(operations: Sequence[Operation], *, needs_key: bool) -> list[Route]:
+def openapi_routes(
+    operations: Sequence[Operation], *, model_id: str, needs_key: bool
+) -> list[Route]:
     """Made once, at start; `needs_key` is whether keys are set."""
-    document = orjson.dumps(describe([*operations, _OPENAPI], needs_key=needs_key))
+    document = orjson.dumps(
+        describe([*operations, _OPENAPI], model_id=model_id, needs_key=needs_key)
+    )
 
     async def get_document(_request: Request) -> Response:
         return Response(document, media_type=JSON)
@@ -73,7 +77,7 @@ def openapi_routes(operations: Sequence[Operation], *, needs_key: bool) -> list[
     return [Route(_OPENAPI.path, get_document, methods=["GET"])]
 
 
-def describe(operations: Sequence[Operation], *, needs_key: bool) -> dict[str, Any]:
+def describe(operations: Sequence[Operation], *, model_id: str, needs_key: bool) -> dict[str, Any]:
     models = {ErrorBody, *_models(operations)}
     references, schemas = models_json_schema(
         [(model, "validation") for model in sorted(models, key=lambda model: model.__name__)],
@@ -85,7 +89,7 @@ def describe(operations: Sequence[Operation], *, needs_key: bool) -> dict[str, A
         guarded = needs_key and not operation.is_open
         described = writer.describe(operation, guarded=guarded)
         paths.setdefault(operation.path, {})[operation.method] = described
-    components: dict[str, object] = {"schemas": schemas["$defs"]}
+    components: dict[str, object] = {"schemas": _name_model(schemas["$defs"], model_id)}
     if needs_key:
         components["securitySchemes"] = {_BEARER: {"type": "http", "scheme": "bearer"}}
     return {
@@ -98,6 +102,19 @@ def describe(operations: Sequence[Operation], *, needs_key: bool) -> dict[str, A
         "paths": paths,
         "components": components,
     }
+
+
+def _name_model(schemas: dict[str, Any], model_id: str) -> dict[str, Any]:
+    """Whatever a schema calls its model is the one that is served."""
+    for schema in schemas.values():
+        match schema.get("properties"):
+            case {"model": {"type": "string"} as described}:
+                described["const"] = model_id
+            case {"model": {"anyOf": [{"type": "string"} as described, {"type": "null"}]}}:
+                described["const"] = model_id
+            case _:
+                pass
+    return schemas
 
 
 def _models(operations: Iterable[Operation]) -> Iterator[type[BaseModel]]:
@@ -146,9 +163,19 @@ class _Writer:
 
     def _write_form(self, answer: Answer) -> dict[str, object]:
         schema = self._references[answer.schema] if answer.schema else {}
-        if answer.media_type == EVENT_STREAM:  # OpenAPI 3.2 has a word for it
-            return {"schema": {"type": "string"}, "x-itemSchema": schema}
-        return {"schema": schema}
+        return {
+            "schema": self._write_event(schema) if answer.media_type == EVENT_STREAM else schema
+        }
+
+    def _write_event(self, schema: dict[str, Any]) -> dict[str, object]:
+        """Of each event; OpenAPI 3.1 does not say so, but it is what all make of it."""
+        text = {
+            "type": "string",
+            "contentMediaType": JSON,
+            "contentSchema": {"anyOf": [schema, self._references[ErrorBody]]},
+        }
+        properties = {"event": {"type": "string"}, "data": {"anyOf": [{"const": "[DONE]"}, text]}}
+        return {"type": "object", "properties": properties, "required": ["data"]}
 
     def _write_error(self, status: int) -> dict[str, object]:
         headers = _ANSWER_HEADERS

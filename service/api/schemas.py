@@ -134,7 +134,7 @@ class Prediction(Schema):
 def _refuse_storing(value: object) -> object:
     if value is True:
         raise unsupported("chat answers are not kept here; leave it out, or use /v1/responses")
-    if value not in {None, False}:
+    if value is not None and value is not False:
         raise ValueError("must be false or null")
     return None
 

@@ -255,6 +255,12 @@ async def test_a_method_that_a_path_does_not_take_is_told_with_those_it_does():
     assert response.json()["error"]["code"] == "method_not_allowed"
 
 
+async def test_all_methods_of_a_path_are_told_whichever_route_has_them():
+    async with build_service().direct() as http:
+        response = await http.put("/v1/sessions/one")
+    assert response.headers["allow"] == "DELETE, GET, HEAD"
+
+
 async def test_answers_are_not_compressed_so_that_streams_flow():
     async with build_service().direct() as http:
         response = await http.get("/v1/models", headers={"accept-encoding": "gzip, br"})
