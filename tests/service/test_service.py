@@ -165,3 +165,68 @@ async def test_killed_worker_costs_a_pause_and_nothing_else(address, async_clien
     await until(lambda: read_metrics(address)['smolserve_worker_up{worker="0"}'] == 1)
     again = await ask(async_client, "Tell me about bees.")
     assert again.choices[0].message.content == expected
+
+
+def join(tokens) -> str:
+    return b"".join(bytes(token.bytes) for token in tokens).decode()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"max_tokens": 60},
+        {"max_tokens": 17, "stop": ["e", "日"]},
+        {"max_tokens": 40, "temperature": 1.5, "seed": 4},
+    ],
+)
+def test_logprobs_of_a_stream_join_to_the_text_and_are_the_answers(client, fields):
+    text = "Repeat exactly: 日本語 😀 naïve"
+    asked = fields | {"logprobs": True, "top_logprobs": 3}
+    [choice] = ask(client, text, **asked).choices
+    listed, content = [], ""
+    for chunk in ask(client, text, stream=True, **asked):
+        [part] = chunk.choices
+        content += part.delta.content or ""
+        listed += part.logprobs.content if part.logprobs else []
+    assert join(listed) == content == choice.message.content
+    assert [token.model_dump() for token in listed] == [
+        token.model_dump() for token in choice.logprobs.content
+    ]
+    for token in listed:
+        assert len(token.top_logprobs) == 3
+        values = [other.logprob for other in token.top_logprobs]
+        assert token.logprob <= values[0] <= 0
+        assert values == sorted(values, reverse=True)
+
+
+def test_choices_start_from_one_prompt_and_the_first_is_a_request_for_ones(client):
+    question = "Say something about " + ", ".join(f"thing {number}" for number in range(40))
+    drawn = {"temperature": 1.2, "seed": 3, "max_tokens": 12}
+    ask(client, question, max_tokens=1)  # a prompt from the cache rounds differently
+    alone = ask(client, question, **drawn)
+    answer = ask(client, question, n=4, **drawn)
+    texts = [choice.message.content for choice in answer.choices]
+    assert texts[0] == alone.choices[0].message.content
+    assert len(set(texts)) == 4
+    assert answer.usage.prompt_tokens == alone.usage.prompt_tokens
+    assert answer.usage.prompt_tokens_details.cached_tokens >= alone.usage.prompt_tokens - 1
+    assert answer.usage.completion_tokens > alone.usage.completion_tokens
+
+
+def test_a_stream_of_choices_gives_each_its_text(client):
+    fields = {"n": 3, "temperature": 1.2, "seed": 9, "max_tokens": 10}
+    ask(client, "Tell a joke.", max_tokens=1)  # a prompt from the cache rounds differently
+    whole = [choice.message.content for choice in ask(client, "Tell a joke.", **fields).choices]
+    texts = ["", "", ""]
+    finished = []
+    usage = None
+    options = {"stream": True, "stream_options": {"include_usage": True}}
+    for chunk in ask(client, "Tell a joke.", **fields, **options):
+        for part in chunk.choices:
+            texts[part.index] += part.delta.content or ""
+            finished += [part.index] if part.finish_reason else []
+        usage = chunk.usage or usage
+    assert texts == whole
+    assert sorted(finished) == [0, 1, 2]
+    assert usage is not None
+    assert usage.completion_tokens <= 30
