@@ -88,6 +88,11 @@ async def test_a_choice_of_what_is_not_offered_is_refused(choice, param):
     assert (await refusal(tools=TWO, tool_choice=choice))["param"] == param
 
 
+@pytest.mark.parametrize("choice", ["required", choose("now"), allow("now")])
+async def test_a_choice_needs_tools_to_choose_from(choice):
+    assert (await refusal(tool_choice=choice))["param"] == "tool_choice"
+
+
 async def test_a_result_must_answer_a_call_that_stands_before_it():
     call = {"id": "1", "type": "function", "function": {"name": "now", "arguments": "{}"}}
     result = {"role": "tool", "content": "12:30", "tool_call_id": "1"}
