@@ -1,0 +1,74 @@
+"""A service that is asked everything that its own description allows, and some that it does not.
+
+`python -m tests.api.contract` asks some thousand requests; any option of `st run` goes behind it.
+"""
+
+import asyncio
+import sys
+import tempfile
+import threading
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+from service.api.internal_call import InternalCaller
+from service.batches.config import BatchesConfig
+from tests.api.builders import serving
+from tests.runtime.builders import engine_config, running_pool
+
+CHECK_NAMES = (
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_headers_conformance",
+    "response_schema_conformance",
+    "negative_data_rejection",
+    "unsupported_method",
+    "allow_header_conformance",
+)
+"""All but those that know nothing of fields that contradict each other."""
+
+
+@asynccontextmanager
+async def complete_service():
+    """Everything there is, over workers whose engine is simulated."""
+    with tempfile.TemporaryDirectory() as folder:
+        batching = BatchesConfig(directory=Path(folder))
+        async with (
+            running_pool(engine_config("8x256")) as bench,
+            serving(bench.pool, batching=batching) as service,
+        ):
+            await service.batches.start(InternalCaller(service.app))
+            try:
+                yield service
+            finally:
+                await service.batches.stop()
+
+
+@contextmanager
+def service_in_a_thread():
+    """For what does not know of event loops."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    running = complete_service()
+    try:
+        yield asyncio.run_coroutine_threadsafe(running.__aenter__(), loop).result(30)
+    finally:
+        asyncio.run_coroutine_threadsafe(running.__aexit__(None, None, None), loop).result(30)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+async def main(options):
+    async with complete_service() as service:
+        command = ("-m", "schemathesis.cli", "run", f"{service.url}/openapi.json")
+        chosen = ("--checks", ",".join(CHECK_NAMES), "--phases", "coverage,fuzzing", *options)
+        asking = await asyncio.create_subprocess_exec(sys.executable, *command, *chosen)
+        status = await asking.wait()
+        print(*{line["exc_info"] for line in service.log if "exc_info" in line}, sep="\n")  # noqa: T201
+        return status
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main(sys.argv[1:])))
