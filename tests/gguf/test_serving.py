@@ -5,6 +5,7 @@ what is thought, what is answer and what the service wrote itself can be told ap
 """
 
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import httpx
 import orjson
@@ -16,6 +17,8 @@ from service.api.application import build_application
 from service.api.config import ApiConfig
 from service.api.drain import Drain
 from service.api.served_model import ServedModel
+from service.batches.batches import Batches
+from service.batches.config import BatchesConfig
 from service.chat.format import choose_format
 from service.core.sampling import SamplingParams
 from service.engine.config import EngineConfig
@@ -24,6 +27,8 @@ from service.grammar.compiler import GrammarCompiler
 from service.grammar.config import GrammarConfig
 from service.grammar.tokenizer import list_tokens
 from service.llama.vocab import Vocab
+from service.records.database import MEMORY
+from service.records.responses import ResponseRecords
 from service.runtime.config import PoolConfig
 from service.runtime.pool import EnginePool
 from service.telemetry.metrics import Metrics
@@ -46,6 +51,13 @@ class ListeningEngine:
     @property
     def max_context_len(self):
         return self.pool.max_context_len
+
+    @property
+    def sessions(self):
+        return self.pool.sessions
+
+    async def forget_session(self, tenant, session):
+        return await self.pool.forget_session(tenant, session)
 
     def check_room(self, num_requests):
         self.pool.check_room(num_requests)
@@ -121,6 +133,14 @@ async def serving_tiny(path, vocab, **engine):
         ApiConfig(),
         model=model,
         engine=listening,
+        batches=Batches(
+            BatchesConfig(directory=Path("nowhere")),
+            capacity=pool,
+            is_closed=lambda: False,
+            metrics=metrics,
+            clock=lambda: 0.0,
+        ),
+        records=ResponseRecords(MEMORY, ttl_seconds=3600, max_bytes=10**6, now=lambda: 0.0),
         grammars=GrammarCompiler(GrammarConfig(), lambda: list_tokens(vocab)),
         drain=Drain(),
         metrics=metrics,
@@ -247,3 +267,40 @@ async def test_quantised_cache_and_stretched_context_are_served(remapped, vocab,
         again, usage = await bench.ask(temperature=0, max_tokens=8, ignore_eos=True)
         assert usage["prompt_tokens_details"]["cached_tokens"] == usage["prompt_tokens"] - 1
     assert again == first
+
+
+CITIES = ["Bern", "Rome"]
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"enum": CITIES}, "days": {"type": "integer", "maximum": 9}},
+            "required": ["city"],
+        },
+    },
+}
+
+
+@pytest.mark.parametrize("fields", [{"thinking_budget": 5}, {"reasoning_effort": "none"}])
+async def test_a_required_call_is_valid_behind_a_thought_or_without_one(tiny_service, fields):
+    tools = {"tools": [WEATHER], "tool_choice": "required", "parallel_tool_calls": False}
+    message, _ = await tiny_service.ask(max_tokens=100, seed=1, **tools, **fields)
+    [call] = message["tool_calls"]
+    assert call["function"]["name"] == "weather"
+    assert orjson.loads(call["function"]["arguments"])["city"] in CITIES
+    assert not message.get("content")
+    assert bool(message.get("reasoning_content")) == ("thinking_budget" in fields)
+
+
+async def test_a_call_that_the_model_opens_itself_is_bound(tiny_service):
+    opens = tiny_service.always("<tool_call>") | {"ignore_eos": False}
+    message, _ = await tiny_service.ask(
+        **(opens | {"max_tokens": 100}),
+        tools=[WEATHER],
+        parallel_tool_calls=False,
+        reasoning_effort="none",
+    )
+    assert orjson.loads(message["tool_calls"][0]["function"]["arguments"])["city"] in CITIES
+    assert message["content"] is None
