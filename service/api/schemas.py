@@ -1,7 +1,7 @@
 """OpenAI's chat completion request, strictly.
 
 A field that is not known is refused by name. A field that is known but that this service cannot
-honour is refused too, unless it says what would happen anyway (`n=1`, `logprobs=false`).
+honour is refused too, unless it says what would happen anyway (`store=false`).
 """
 
 from functools import cached_property
