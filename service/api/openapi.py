@@ -55,7 +55,7 @@ class ErrorBody(BaseModel):
     error: ErrorDetail
 
 
-_OPENAPI = Operation(
+OPENAPI = Operation(
     method="get",
     path="/openapi.json",
     summary="This description",
@@ -68,13 +68,13 @@ def openapi_routes(
 ) -> list[Route]:
     """Made once, at start; `needs_key` is whether keys are set."""
     document = orjson.dumps(
-        describe([*operations, _OPENAPI], model_id=model_id, needs_key=needs_key)
+        describe([*operations, OPENAPI], model_id=model_id, needs_key=needs_key)
     )
 
     async def get_document(_request: Request) -> Response:
         return Response(document, media_type=JSON)
 
-    return [Route(_OPENAPI.path, get_document, methods=["GET"])]
+    return [Route(OPENAPI.path, get_document, methods=["GET"])]
 
 
 def describe(operations: Sequence[Operation], *, model_id: str, needs_key: bool) -> dict[str, Any]:
