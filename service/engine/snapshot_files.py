@@ -33,6 +33,9 @@ MAX_FAILURES = 3
 """Writes in a row that may fail before writing pauses."""
 PAUSE_SECONDS = 60.0
 TOO_LATE = "not written before the deadline"
+NICENESS = 19
+"""Of the thread. llama.cpp's threads wait for each other by spinning: one that loses its core for a
+time slice holds up all of them."""
 GRACE_SECONDS = 1.0
 """For giving up what the deadline interrupts."""
 
@@ -214,6 +217,8 @@ class SnapshotFiles:
             self._condition.notify()
 
     def _run(self) -> None:
+        # Linux has a priority for each thread; POSIX would make it the process's.
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         while (job := self._next_job()) is not None:
             match job:
                 case _Write():

@@ -23,6 +23,7 @@ from service.engine.snapshot_file import FileRecord, read_payload, read_record, 
 from service.engine.snapshot_files import (
     LOCK,
     MAX_FAILURES,
+    NICENESS,
     PAUSE_SECONDS,
     Read,
     SnapshotFiles,
@@ -428,6 +429,13 @@ def test_every_one_of_many_completes_once(bench):
         else:
             assert each.error is None
     assert sorted(each.file_id for each in done) == sorted([*range(50), *range(50)])
+
+
+def test_thread_gives_way_to_those_that_compute(bench):
+    bench.write(1)
+    thread = bench.files._thread.native_id
+    assert os.getpriority(os.PRIO_PROCESS, thread) == NICENESS
+    assert os.getpriority(os.PRIO_PROCESS, 0) < NICENESS
 
 
 def test_close_finishes_what_is_queued(bench):
