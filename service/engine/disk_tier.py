@@ -6,13 +6,17 @@ The store speaks of nodes and steps, the files of payloads and the wall clock; t
 import time
 from pathlib import Path
 
+import structlog
+
 from service.core.plan import Origin, make_tokens
 from service.engine.engine import Engine
 from service.engine.snapshot_file import Bytes, FileRecord
 from service.engine.snapshot_files import Read, SnapshotFiles, Written
-from service.errors import SettingsError
+from service.errors import LlamaError, SettingsError
 from service.kvcache.store import SnapshotStore
 from service.scheduler.scheduler import Scheduler
+
+logger = structlog.stdlib.get_logger(__name__)
 
 OPEN_SECONDS = 15.0
 """How long to wait for a folder that another process, which is probably ending, still uses."""
@@ -89,15 +93,26 @@ class DiskTier:
                     store.note_written(each.file_id, is_good=each.error is None)
                 case Read():
                     segment_id = self._reading.pop(each.file_id)
-                    store.counters.disk_reads += each.payload is not None
+                    is_good = self._take_in(each, segment_id, engine)
+                    store.counters.disk_reads += is_good
                     store.counters.disk_read_seconds += each.seconds
-                    if each.payload is not None:
-                        engine.take_in(segment_id, each.payload.data)
-                        store.costs.observe_load(
-                            each.payload.nbytes / engine.bytes_per_token, each.seconds
-                        )
-                    scheduler.note_read(each.file_id, segment_id, is_good=each.payload is not None)
+                    if is_good and each.payload is not None:
+                        num_tokens = each.payload.nbytes / engine.bytes_per_token
+                        store.costs.observe_load(num_tokens, each.seconds)
+                    scheduler.note_read(each.file_id, segment_id, is_good=is_good)
         return bool(done)
+
+    def _take_in(self, read: Read, segment_id: int, engine: Engine) -> bool:
+        """Whether the engine can use what was read; what it cannot is erased."""
+        if read.payload is None:
+            return False
+        try:
+            engine.take_in(segment_id, read.payload.data)
+        except LlamaError as error:
+            logger.warning("snapshot_file_unusable", file_id=read.file_id, reason=str(error))
+            self._files.erase(read.file_id)
+            return False
+        return True
 
     def close(self) -> None:
         self._files.close(CLOSE_SECONDS)

@@ -34,13 +34,14 @@ from service.engine.fingerprint import Computation, fingerprint
 from service.engine.logprobs import KeptLogits
 from service.engine.sampling import draw_tokens
 from service.engine.warm_up import check_snapshots, measure_decoding, warm_up
+from service.errors import LlamaError
 from service.kvcache.costs import Costs
 from service.kvcache.size_class import SizeClass, parse_size_classes
 from service.llama.context import ContextShape, LlamaContext
 from service.llama.devices import Devices
 from service.llama.model import LlamaModel
 from service.llama.shared_library import library_files
-from service.llama.snapshot import Snapshot, cut, parse_snapshot
+from service.llama.snapshot import Layout, Snapshot, cut, parse_snapshot
 
 FILLER_TOKEN = 0
 
@@ -68,6 +69,7 @@ class LlamaEngine:
         self._contexts = [LlamaContext(self._model, _shape(size, config)) for size in classes]
         self._constraints = Constraints(self._model.tokens, num_threads=config.threads)
         self._segments: dict[int, Snapshot] = {}
+        self._layout: Layout | None = None
         self._files: Files | None = None
         self.can_copy = False
         self.costs = Costs()
@@ -137,7 +139,10 @@ class LlamaEngine:
         self._files = files
 
     def take_in(self, segment_id: int, payload: memoryview) -> None:
-        self._segments[segment_id] = parse_snapshot(np.frombuffer(payload, np.uint8))
+        snapshot = parse_snapshot(np.frombuffer(payload, np.uint8))
+        if self._layout is not None and snapshot.layout != self._layout:
+            raise LlamaError("its cells are laid out otherwise")
+        self._segments[segment_id] = snapshot
 
     def prepare(self, constraint: Constraint, on_ready: Callable[[], None]) -> bool:
         return self._constraints.prepare(constraint, on_ready)
@@ -163,6 +168,7 @@ class LlamaEngine:
                 self._contexts[class_index].truncate(slot, num_tokens)
             case Save(class_index, slot, cuts):
                 whole = self._contexts[class_index].save(slot)
+                self._layout = whole.layout
                 for each in cuts:
                     self._segments[each.segment_id] = cut(whole, each.start, each.end)
                 copies.append(CopyTime("save", whole.num_tokens, time.monotonic() - started))

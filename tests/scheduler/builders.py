@@ -28,6 +28,7 @@ def submit(  # noqa: PLR0913 - a request has many fields
     session: str | None = None,
     priority: int = 0,
     num_public: int = 0,
+    num_logprobs: int | None = None,
     thinking: ThinkingBudget | None = None,
     sampling: SamplingParams | None = None,
 ) -> Submit:
@@ -40,6 +41,7 @@ def submit(  # noqa: PLR0913 - a request has many fields
         session=session,
         priority=priority,
         num_public=num_public,
+        num_logprobs=num_logprobs,
         share=tenant,
         thinking=thinking,
     )

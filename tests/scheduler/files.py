@@ -1,13 +1,19 @@
 """The disk tier without a disk: what was begun ends when the test says so."""
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
 from service.core.plan import Origin
 from service.engine.engine import Engine
 from service.kvcache.store import SnapshotStore
-from service.scheduler.scheduler import Scheduler
+
+
+class Reader(Protocol):
+    """Who is told that a file was read: a scheduler."""
+
+    def note_read(self, file_id: int, segment_id: int, *, is_good: bool) -> None: ...
 
 
 @dataclass
@@ -30,7 +36,7 @@ class MemoryFiles:
     def erase(self, file_id: int) -> None:
         self._begun.append(("erase", file_id, 0))
 
-    def settle(self, scheduler: Scheduler, store: SnapshotStore, engine: Engine) -> None:
+    def settle(self, scheduler: Reader, store: SnapshotStore, engine: Engine) -> None:
         """End all that was begun, in order."""
         begun, self._begun = self._begun, []
         for kind, file_id, segment_id in begun:
