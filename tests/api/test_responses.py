@@ -3,13 +3,13 @@
 import json
 
 import pytest
-from openai import APIStatusError, BadRequestError, NotFoundError
+from openai import BadRequestError, NotFoundError
 from openai.types.responses import ResponseItemList, response_create_params
 from pydantic import BaseModel
 
 from service.api.responses.schemas import ResponseRequest
 from service.core.sampling import SamplingParams
-from tests.api.builders import MODEL, ScriptedEngine, serving
+from tests.api.builders import ScriptedEngine, build_service, serving
 from tests.api.responses import ADD, CALL, THINKING, ask, asking, check, prompt_of
 
 
@@ -250,6 +250,11 @@ REFUSED = [
     ({"nonsense": 1}, "nonsense", "unknown_parameter"),
     ({"tools": [{"type": "web_search"}]}, "tools[0]", "unsupported_parameter"),
     ({"tools": [ADD | {"name": "a b"}]}, "tools[0].name", "invalid_value"),
+    (
+        {"tools": [ADD | {"parameters": {"type": "object", "maximum": 2**70}}]},
+        "tools[0].parameters.maximum",
+        "invalid_value",
+    ),
     ({"tool_choice": {"type": "mcp", "server_label": "x"}}, "tool_choice", "unsupported_parameter"),
     (
         {"tools": [ADD], "tool_choice": {"type": "function", "name": "no"}},
@@ -265,7 +270,11 @@ REFUSED = [
     ({"max_output_tokens": 0}, "max_output_tokens", "invalid_value"),
     ({"metadata": {"k": "v" * 513}}, "metadata.k", "invalid_value"),
     ({"background": True, "store": False}, "background", "invalid_value"),
-    ({"text": {"format": {"type": "json_schema"}}}, "text.format.name", None),
+    (
+        {"text": {"format": {"type": "json_schema"}}},
+        "text.format.name",
+        "missing_required_parameter",
+    ),
     ({"input": [{"type": "computer_call"}]}, "input[0]", "unsupported_parameter"),
     (
         {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]},
@@ -284,16 +293,14 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("changes", "param", "code"), REFUSED, ids=lambda value: str(value)[:40])
-@pytest.mark.parametrize("stream", [False, True])
-async def test_what_cannot_be_done_is_refused_by_name(changes, param, code, stream):
-    async with asking() as (service, responses):
-        with pytest.raises(APIStatusError) as refusal:
-            await responses.create(
-                extra_body=ask() | changes | {"stream": stream}, model=MODEL, input="Hi"
-            )
-    assert refusal.value.status_code == (404 if param == "model" else 400)
-    assert refusal.value.param == param
-    assert code is None or refusal.value.code == code
+async def test_what_cannot_be_done_is_refused_by_name(changes, param, code):
+    service = build_service()
+    async with service.direct() as http:
+        for stream in (False, True):
+            answer = await http.post("/v1/responses", json=ask(stream=stream) | changes)
+            assert answer.status_code == (404 if param == "model" else 400)
+            error = answer.json()["error"]
+            assert (error["param"], error["code"]) == (param, code)
     assert service.engine.requests == []
 
 
@@ -303,3 +310,43 @@ async def test_thinking_is_refused_where_the_model_cannot():
             await responses.create(**ask(reasoning={"effort": "low"}))
     assert refusal.value.param == "reasoning.effort"
     assert "reasoning.effort: this model has no thinking mode" in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model": "scripted", "input": "\\ud800"}',
+        b'{"model": "scripted", "input": [[]]}',
+        b'{"model": "scripted", "input": [{"type": 1}]}',
+        b'{"model": "scripted", "input": [{"role": "user", "content": 1}]}',
+        b'{"model": "scripted", "input": {}}',
+        b'{"model": "scripted", "input": "", "tool_choice": {}}',
+        b'{"model": "scripted", "input": "", "tools": [1]}',
+        b'{"model": "scripted", "input": "", "text": {"format": {}}}',
+        b'{"model": "scripted", "input": "", "metadata": {"a": 1}}',
+        b'{"model": "scripted"}',
+        b"[]",
+        b"",
+    ],
+)
+async def test_what_is_no_request_is_a_400(body):
+    async with build_service().direct() as http:
+        headers = {"content-type": "application/json"}
+        answer = await http.post("/v1/responses", content=body, headers=headers)
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+async def test_what_is_no_query_is_a_400():
+    async with asking() as (service, responses), service.http() as http:
+        path = f"/v1/responses/{(await responses.create(**ask())).id}"
+        for query in (
+            "stream=maybe",
+            "stream=true&starting_after=x",
+            "nonsense=1",
+            "include=reasoning.encrypted_content",
+            "include_obfuscation=true",
+        ):
+            assert (await http.get(f"{path}?{query}")).status_code == 400
+        for query in ("limit=0", "limit=x", "order=up", "after=absent"):
+            assert (await http.get(f"{path}/input_items?{query}")).status_code == 400

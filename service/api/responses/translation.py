@@ -1,10 +1,9 @@
 """A request for a response as the chat completion that answers it."""
 
+import json
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-
-import orjson
 
 from service.api.exchange import mint
 from service.api.responses.items import (
@@ -133,7 +132,8 @@ def translate(request: ResponseRequest, conversation: Sequence[Item]) -> ChatCom
     }
     body = {name: value for name, value in fields.items() if value is not None}
     with renaming():
-        return parse_body(ChatCompletionRequest, orjson.dumps(body))
+        # The standard library's takes integers of any size, to be refused by name.
+        return parse_body(ChatCompletionRequest, json.dumps(body).encode())
 
 
 @contextmanager
