@@ -27,7 +27,8 @@ def running_service(**settings: str) -> Iterator[tuple[str, int]]:
     port = free_port()
     variables = {f"SMOLSERVE_{name.upper()}": value for name, value in settings.items()}
     environment = {**os.environ, **variables, "SMOLSERVE_PORT": str(port)}  # noqa: TID251 - a script hands its environment on
-    with tempfile.TemporaryFile() as log:
+    with tempfile.TemporaryFile() as log, tempfile.TemporaryDirectory() as state:
+        environment.setdefault("SMOLSERVE_STATE_DIR", state)
         process = subprocess.Popen(
             [sys.executable, "-m", "service", "serve"],
             env=environment,

@@ -300,7 +300,7 @@ class Settings(BaseSettings):
     )
     state_dir: Path = Field(
         default_factory=_default_state_dir,
-        description="Folder that clients' files and batches are kept in; one service at a time",
+        description="Folder of files, batches and responses; one service at a time",
     )
     host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on")
     port: Port = Field(default=8000, description="Port to listen on")

@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -41,18 +42,22 @@ class Process:
 
 @contextmanager
 def serving_process() -> Iterator[Process]:
-    popen = subprocess.Popen(
-        [sys.executable, "-m", "service", "serve", "--port", "0", "--engine-contexts", "2x512"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        yield Process(popen, list(read_greeting(popen)))
-    finally:
-        if popen.poll() is None:
-            popen.kill()
-        popen.communicate()
+    with tempfile.TemporaryDirectory() as state:
+        popen = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "service", "serve", "--port", "0"),
+                *("--engine-contexts", "2x512", "--state-dir", state),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            yield Process(popen, list(read_greeting(popen)))
+        finally:
+            if popen.poll() is None:
+                popen.kill()
+            popen.communicate()
 
 
 def read_greeting(popen: subprocess.Popen[str]) -> Iterator[str]:
