@@ -165,6 +165,7 @@ async def test_draining_lets_running_lines_finish_and_starts_no_more(tmp_path):
         await service.drain.wait_idle()
         batch = await client.batches.retrieve(batch.id)
     assert batch.status == "in_progress"
+    assert batch.request_counts is not None
     assert batch.request_counts.completed == 1
     assert len(engine.requests) == 1
 

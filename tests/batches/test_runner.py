@@ -233,6 +233,7 @@ async def test_one_more_batch_than_may_be_under_way_is_refused(tmp_path):
 async def test_others_see_neither_files_nor_batches(tmp_path):
     async with open_bench(tmp_path) as bench:
         batch = await bench.ended(await bench.create(tenant="alice"))
+        assert batch.output_file_id is not None
         for act in (
             bench.batches.get("bob", batch.id),
             bench.batches.cancel("bob", batch.id),
@@ -266,6 +267,7 @@ async def test_files_are_gone_when_their_time_is_over(tmp_path):
 async def test_output_files_are_kept_as_long_as_their_batch_says(tmp_path):
     async with open_bench(tmp_path) as bench:
         batch = await bench.ended(await bench.create(output_seconds=7200))
+        assert batch.output_file_id is not None
         file = await bench.batches.files.get("", batch.output_file_id)
     assert file.expires_at - file.created_at == 7200
 
