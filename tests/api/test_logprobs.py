@@ -5,7 +5,7 @@ import json
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.api.generator import Choice
@@ -15,7 +15,7 @@ from service.core.request import GenerationRequest
 from service.core.sampling import SamplingParams, TokenLogprobs
 from service.runtime.stream import OutputStream
 from tests.api.builders import ScriptedEngine, hello, read_events, serving, start_stream, tokens_of
-from tests.runtime.builders import running_pool
+from tests.runtime.builders import engine_config, kill_a_worker, running_pool
 
 EMOJI = "😀".encode()
 
@@ -113,6 +113,7 @@ TEXT = st.lists(
 BOUNDS = st.lists(st.integers(0, 1000), max_size=12)
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(TEXT, BOUNDS, BOUNDS, st.sampled_from([(), ("stop",), ("p", "😀a")]))
 async def test_tokens_join_to_the_content_however_it_came(text, bounds, steps, stop):
     pieces = cut(text.encode(), bounds)
@@ -211,3 +212,24 @@ async def test_workers_measure_for_who_asks():
     assert len(tokens) == 5
     assert b"".join(bytes(token.bytes) for token in tokens).decode() == choice.message.content
     assert [[other.logprob for other in token.top_logprobs] for token in tokens] == [[0.0]] * 5
+
+
+async def test_a_worker_that_dies_takes_no_logprobs_with_it():
+    async with (
+        running_pool(engine_config(step_seconds=0.005)) as bench,
+        serving(bench.pool) as service,
+        service.client() as client,
+    ):
+        body = hello(logprobs=True, max_tokens=40, stream=True)
+        chunks = await client.chat.completions.create(**body, extra_body={"ignore_eos": True})
+        content, tokens, is_killed = "", [], False
+        async for chunk in chunks:
+            [choice] = chunk.choices
+            content += choice.delta.content or ""
+            tokens += choice.logprobs.content if choice.logprobs else []
+            if len(tokens) >= 5 and not is_killed:
+                is_killed = True
+                kill_a_worker()
+    assert is_killed
+    assert len(tokens) == 40
+    assert b"".join(bytes(token.bytes) for token in tokens).decode() == content
