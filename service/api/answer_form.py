@@ -48,7 +48,7 @@ class JsonSchemaFormat(Schema):
 def _format_tag(value: object) -> str | None:
     """What validates a response format; None for what is not one."""
     kind = cast("Mapping[str, object]", value).get("type") if isinstance(value, Mapping) else None
-    return kind if kind in ("text", "json_object", "json_schema") else None  # pyright: ignore[reportReturnType]
+    return kind if kind in ("text", "json_object", "json_schema") else None
 
 
 ResponseFormat = Annotated[

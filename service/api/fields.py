@@ -19,6 +19,8 @@ from service.errors import InvalidRequest
 
 MAX_STOP_STRINGS = 4
 MAX_CHOICES = 128
+MAX_INT = 2**31 - 1
+"""What counts tokens fits any integer behind the API."""
 
 
 def unsupported(message: str) -> PydanticCustomError:
@@ -68,15 +70,17 @@ def _check_token_ids(biases: dict[str, float]) -> dict[str, float]:
 Bias = Annotated[float, Field(ge=-100, le=100)]
 StopString = Annotated[str, Field(min_length=1)]
 Stops = Annotated[list[StopString], Field(max_length=MAX_STOP_STRINGS)]
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, le=MAX_INT)]
+TopK = Annotated[int, Field(ge=-1, le=MAX_INT)]
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 
 class GenerationFields(Schema):
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=-1)] | None = None
+    top_k: TopK | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    seed: Seed | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
@@ -89,7 +93,7 @@ class GenerationFields(Schema):
         | None
     ) = None
     ignore_eos: bool | None = None
-    min_tokens: Annotated[int, Field(ge=0)] | None = None
+    min_tokens: Annotated[int, Field(ge=0, le=MAX_INT)] | None = None
     max_tokens: Positive | None = None
     stop: Annotated[
         Stops | None,

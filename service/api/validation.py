@@ -1,6 +1,8 @@
 """Request bodies to schemas; what Pydantic complains of becomes one error that names the field."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar, cast
 
 import structlog
@@ -16,6 +18,7 @@ Schema = TypeVar("Schema", bound=BaseModel)
 UNKNOWN_PARAMETER = "unknown_parameter"
 UNSUPPORTED_PARAMETER = "unsupported_parameter"
 _MAX_NAMED = 8
+_LONG_NUMBER = re.compile(rb"[:,\[]\s*-?[0-9]{19}")
 _UNKNOWN = "extra_forbidden"
 """What Pydantic calls a field that is not known."""
 
@@ -25,6 +28,7 @@ def parse_body(schema: type[Schema], body: bytes, *, ignore_unknown: bool = Fals
 
     With `ignore_unknown`, unknown fields leave a line in the log instead.
     """
+    _refuse_long_integers(body)
     try:
         return schema.model_validate_json(body)
     except ValidationError as error:
@@ -35,6 +39,27 @@ def parse_body(schema: type[Schema], body: bytes, *, ignore_unknown: bool = Fals
     document = from_json(body)
     logger.debug("unknown_fields_ignored", fields=[_path(item, document) for item in errors])
     return schema.model_validate_json(body, extra="ignore")
+
+
+def _refuse_long_integers(body: bytes) -> None:
+    """Whatever field takes any value, messages and records behind it have 64 bits for a number."""
+    if not _LONG_NUMBER.search(body):
+        return
+    with suppress(ValueError):  # what is no JSON is told of elsewhere
+        place = next(_long_integers(from_json(body), ""), None)
+        if place is not None:
+            raise InvalidRequest(f"{place}: an integer must fit into 64 bits", param=place)
+
+
+def _long_integers(value: object, path: str) -> Iterator[str]:
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        yield path
+    elif isinstance(value, list):
+        for index, item in enumerate(cast("list[object]", value)):
+            yield from _long_integers(item, f"{path}[{index}]")
+    elif isinstance(value, dict):
+        for name, item in cast("dict[str, object]", value).items():
+            yield from _long_integers(item, f"{path}.{name}".removeprefix("."))
 
 
 def _explain(errors: Sequence[ErrorDetails], body: bytes) -> InvalidRequest:

@@ -321,6 +321,29 @@ async def test_a_body_that_is_no_json_object_is_a_400(body):
     assert response.json()["error"]["code"] == "invalid_json"
 
 
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"max_tokens": 10**30}, "max_tokens"),
+        ({"top_k": 2**63}, "top_k"),
+        ({"min_tokens": -(10**30)}, "min_tokens"),
+        ({"chat_template_kwargs": {"a": [0, 10**30]}}, "chat_template_kwargs.a[1]"),
+    ],
+    ids=str,
+)
+async def test_an_integer_that_nothing_behind_can_hold_is_refused_with_its_place(fields, param):
+    async with build_service().direct() as http:
+        response = await http.post("/v1/chat/completions", json=hello(**fields))
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == param
+
+
+async def test_many_digits_in_a_text_are_no_integer():
+    async with build_service().direct() as http:
+        response = await http.post("/v1/chat/completions", json=hello(user="1" * 30))
+    assert response.status_code == 200
+
+
 @pytest.mark.parametrize("is_chunked", [False, True])
 async def test_a_body_over_the_limit_is_a_413(is_chunked):
     async def pieces():

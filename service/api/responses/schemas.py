@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from service.api.fields import Positive, Schema, only, unsupported
+from service.api.fields import Positive, Schema, Seed, TopK, only, unsupported
 from service.api.responses.items import Id, InputItem, refuse_others, type_of
 from service.errors import InvalidRequest
 
@@ -145,9 +145,9 @@ class ResponseRequest(Schema):
     prompt_cache_retention: Literal["in_memory", "24h"] | None = None
 
     # Extensions, as chat completions have them.
-    top_k: int | None = None
+    top_k: TopK | None = None
     min_p: float | None = None
-    seed: int | None = None
+    seed: Seed | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     repetition_penalty: float | None = None
