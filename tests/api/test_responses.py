@@ -42,6 +42,14 @@ async def test_silence_is_told_as_what_holds():
     assert response.model_extra == {"store": True}
 
 
+async def test_the_tier_is_the_one_that_it_is_served_in():
+    async with asking() as (service, responses):
+        fast = await responses.create(**ask(service_tier="fast"))
+        flex = await responses.create(**ask(service_tier="flex"))
+    assert (fast.service_tier, flex.service_tier) == ("priority", "flex")
+    assert [request.priority for request in service.engine.requests] == [-10, 10]
+
+
 async def test_reasoning_comes_before_the_message_with_its_text():
     async with asking(ScriptedEngine(THINKING)) as (_, responses):
         response = check(await responses.create(**ask(reasoning={"effort": "high"})))

@@ -14,6 +14,7 @@ from service.api.drain import Drain
 from service.api.errors import internal_error
 from service.api.event_stream import EventStream
 from service.api.exchange import Exchange
+from service.api.generation import name_tier
 from service.api.generator import Choice, Generator, ending
 from service.api.responses.background import Background, BackgroundRun
 from service.api.responses.conversation import Conversation, Conversations
@@ -66,16 +67,18 @@ class CreateResponse:
         request = parse_body(ResponseRequest, body, ignore_unknown=ignore)
         self._model.check_name(request.model)
         exchange = Exchange.of(scope)
-        response = begin_response(request, mint_id(), self._model)
-        conversation = await self._conversations.read(request, response.id, exchange.tenant)
+        response_id = mint_id()
+        conversation = await self._conversations.read(request, response_id, exchange.tenant)
         # The chain is the session, so what was computed for it is found again.
         exchange.adopt_session_key(request.prompt_cache_key or conversation.chain)
-        exchange.facts.update(stream=bool(request.stream), response_id=response.id)
+        exchange.facts.update(stream=bool(request.stream), response_id=response_id)
+        chat = translate(request, conversation.items)
+        tier = name_tier(chat, exchange)
         making = _Making(
             request=request,
-            chat=translate(request, conversation.items),
+            chat=chat,
             exchange=exchange,
-            response=response,
+            response=begin_response(request, response_id, model=self._model, tier=tier),
             conversation=conversation,
         )
         if request.background:
@@ -85,7 +88,7 @@ class CreateResponse:
         else:
             async with attend(receive, self._drain):
                 await self._complete(making)
-            await _send_body(response.body(), scope, receive, send)
+            await _send_body(making.response.body(), scope, receive, send)
 
     async def _start(self, making: _Making) -> list[Choice]:
         with renaming():

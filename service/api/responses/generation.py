@@ -11,17 +11,18 @@ from service.api.responses.schemas import ResponseRequest
 from service.api.served_model import ServedModel
 from service.errors import EngineError
 
-_TIERS = {"priority": "priority", "fast": "priority", "flex": "flex"}
-
 
 def mint_id() -> str:
     return f"resp_{mint()}"
 
 
 def begin_response(
-    request: ResponseRequest, response_id: str, model: ServedModel
+    request: ResponseRequest, response_id: str, *, model: ServedModel, tier: str | None
 ) -> GrowingResponse:
-    """What the request asks for, with what holds where it is silent."""
+    """What the request asks for, with what holds where it is silent.
+
+    `tier` is the one that it is really served in.
+    """
     text, reasoning = request.text, request.reasoning
     sampling = model.sampling
     fields: dict[str, object] = {
@@ -39,7 +40,7 @@ def begin_response(
         "prompt_cache_key": request.prompt_cache_key,
         "reasoning": {"effort": reasoning.effort if reasoning else None, "summary": None},
         "safety_identifier": request.safety_identifier,
-        "service_tier": _TIERS.get(request.service_tier or "", "default"),
+        "service_tier": tier or "default",
         "store": request.is_stored,
         "temperature": _choose(request.temperature, sampling.temperature),
         "text": {
