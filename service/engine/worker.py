@@ -4,29 +4,23 @@ One thread, no asyncio. Idle, it sleeps on its command socket.
 """
 
 import gc
-import math
-import os
 import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
 
 import msgspec
-import zmq
 
 from service.core.messages import (
     Abort,
     CacheStats,
-    ClassStats,
     Command,
+    Embed,
     Failed,
     Forget,
     Forgotten,
-    Report,
     SequenceOutput,
     Shutdown,
     StepReport,
@@ -34,86 +28,23 @@ from service.core.messages import (
     Submit,
 )
 from service.core.plan import Plan
+from service.engine.channel import Channel, Prepared
 from service.engine.config import EngineConfig, WorkerConfig
 from service.engine.disk_tier import DiskTier, open_disk_tier
+from service.engine.embedding_lane import EmbeddingLane
 from service.engine.engine import Engine
 from service.engine.llama_engine import LlamaEngine
-from service.engine.roster import Roster
 from service.engine.simulated_engine import SimulatedEngine
+from service.engine.stats import describe_cache, describe_classes
 from service.errors import SmolserveError
-from service.kvcache.allocator import Slot, SlotAllocator
+from service.kvcache.allocator import SlotAllocator
 from service.kvcache.size_class import parse_size_classes
 from service.kvcache.store import SnapshotStore
 from service.scheduler.passes import count_passes
 from service.scheduler.scheduler import Scheduler
 
-MAX_WAIT_MS = 2**31 - 1
-"""The poller's."""
 DIGESTS = "digests.json"
 """Beside the folders of all workers."""
-LAST_WORDS_MS = 1000
-"""How long an ending worker waits for its last report to be taken."""
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A thread of the engine's says that a sequence can run now."""
-
-    sequence_id: int
-
-
-class Channel:
-    """The two sockets of a worker, and the roster that it leaves behind."""
-
-    def __init__(self, config: WorkerConfig) -> None:
-        self._context = zmq.Context()
-        self._commands = self._context.socket(zmq.PULL)
-        self._commands.connect(config.commands_address)
-        self._reports = self._context.socket(zmq.PUSH)
-        # The API process reads reports as they come; a full socket means it hangs, and then
-        # waiting for it is right.
-        self._reports.connect(config.reports_address)
-        self._poller = zmq.Poller()
-        self._poller.register(self._commands, zmq.POLLIN)
-        # The parent's end of standard input closes when it dies, however it dies.
-        self._poller.register(sys.stdin.fileno(), zmq.POLLIN)
-        self._posted: SimpleQueue[Prepared] = SimpleQueue()
-        self._wakes, self._wake = os.pipe()
-        self._poller.register(self._wakes, zmq.POLLIN)
-        self.roster = Roster(config.roster_descriptor)
-        self._decoder = msgspec.msgpack.Decoder(Command)
-        self._encoder = msgspec.msgpack.Encoder()
-
-    def wake_on(self, descriptor: int) -> None:
-        """Let `receive` return when `descriptor` is readable, whether commands came or not."""
-        self._poller.register(descriptor, zmq.POLLIN)
-
-    def receive(self, *, timeout: float) -> list[Command | Prepared]:
-        """What has come; waits for it at most `timeout` seconds. Shutdown if the parent is gone."""
-        milliseconds = min(math.ceil(max(timeout, 0) * 1000), MAX_WAIT_MS)
-        ready = dict(self._poller.poll(milliseconds))
-        if sys.stdin.fileno() in ready:
-            return [Shutdown()]
-        commands: list[Command | Prepared] = []
-        while self._commands.poll(0):
-            commands.append(self._decoder.decode(self._commands.recv()))
-        if self._wakes in ready:
-            os.read(self._wakes, 1)
-            commands.append(self._posted.get())
-        return commands
-
-    def post(self, prepared: Prepared) -> None:
-        """To be received; called by any thread."""
-        self._posted.put(prepared)
-        os.write(self._wake, b"\0")
-
-    def send(self, report: Report) -> None:
-        self._reports.send(self._encoder.encode(report))
-
-    def close(self) -> None:
-        self._commands.close(linger=0)
-        self._reports.close(linger=LAST_WORDS_MS)
-        self._context.term()
 
 
 class Worker:
@@ -139,9 +70,11 @@ class Worker:
             parse_size_classes(config.contexts), self._store, can_copy=engine.can_copy
         )
         self._scheduler = Scheduler(config.scheduler, self._allocator, engine.eog_tokens)
+        self._lane = EmbeddingLane(target_seconds=config.scheduler.target_itl_seconds)
         self._engine = engine
         self._channel = channel
-        self._unprepared: dict[int, Submit] = {}
+        self._unprepared: dict[int, tuple[Submit, bool]] = {}
+        """Those whose grammar is being compiled, and whether their session was forgotten since."""
         self._is_running = True
         self._clock = clock
         self._reported_cache = -1
@@ -160,7 +93,7 @@ class Worker:
     def run(self) -> None:
         while self._is_running:
             started = self._clock()
-            is_idle = not self._scheduler.has_work
+            is_idle = not self._scheduler.has_work and not self._lane.has_work
             commands = self._channel.receive(timeout=self._expiry - started if is_idle else 0)
             if is_idle:
                 started = self._clock()
@@ -173,6 +106,7 @@ class Worker:
             elif commands or has_settled:
                 self._engine.execute(self._scheduler.plan())
                 self._publish([], Plan(), 0.0, 0.0)
+            self._embed(self._clock() - started)
 
     def flush(self) -> None:
         """Write what is worth it to disk, as the last thing."""
@@ -197,16 +131,23 @@ class Worker:
                 if self._is_prepared(command):
                     self._scheduler.add(command)
                 else:
-                    self._unprepared[command.sequence_id] = command
+                    self._unprepared[command.sequence_id] = command, False
             case Prepared(sequence_id):
                 if sequence_id in self._unprepared:
-                    self._scheduler.add(self._unprepared.pop(sequence_id))
+                    submit, is_forgotten = self._unprepared.pop(sequence_id)
+                    self._scheduler.add(submit, is_forgotten=is_forgotten)
             case Abort(sequence_id=sequence_id):
                 self._unprepared.pop(sequence_id, None)
                 self._scheduler.abort(sequence_id)
+                self._lane.abort(sequence_id)
             case Forget(tenant=tenant, session=session):
+                for sequence_id, (submit, _) in self._unprepared.items():
+                    if (submit.tenant, submit.session) == (tenant, session):
+                        self._unprepared[sequence_id] = submit, True
                 freed = self._scheduler.forget((tenant, session))
                 self._channel.send(Forgotten(tenant=tenant, session=session, num_tokens=freed))
+            case Embed():
+                self._lane.add(command)
             case Shutdown():
                 self._is_running = False
 
@@ -224,16 +165,20 @@ class Worker:
         outputs = self._scheduler.apply(result)
         self._publish(outputs, plan, result.decode_seconds, time.monotonic() - started)
 
+    def _embed(self, step_seconds: float) -> None:
+        """Give texts what the chats' step leaves, after its tokens are on their way."""
+        chunk = self._lane.plan(beside_seconds=step_seconds if self._scheduler.has_work else None)
+        if chunk is None:
+            return
+        self._channel.roster.write([chunk.sequence_id])
+        started = self._clock()
+        states = self._engine.embed(chunk.tokens, chunk.start, chunk.end)
+        self._channel.send(self._lane.apply(chunk, states, self._clock() - started))
+
     def _publish(
         self, outputs: list[SequenceOutput], plan: Plan, decode_seconds: float, step_seconds: float
     ) -> None:
-        num_decode = num_prefill = 0
-        for chunk in plan.chunks():
-            num_tokens = chunk.end - chunk.start
-            if num_tokens == 1 and chunk.draw is not None:
-                num_decode += 1
-            else:
-                num_prefill += num_tokens
+        num_decode, num_prefill = self._scheduler.count_rows() if plan.contexts else (0, 0)
         stats = StepStats(
             num_decode_tokens=num_decode,
             num_prefill_tokens=num_prefill,
@@ -243,58 +188,17 @@ class Worker:
             num_waiting=self._scheduler.num_waiting + len(self._unprepared),
             num_running=self._scheduler.num_running,
             num_preemptions=self._scheduler.num_preemptions,
-            classes=self._class_stats(),
-            cache=self._cache_stats(),
+            classes=describe_classes(self._allocator),
+            cache=self._describe_changes(),
         )
         self._channel.send(StepReport(outputs=outputs, stats=stats))
 
-    def _cache_stats(self) -> CacheStats | None:
-        """None while nothing of it has changed."""
+    def _describe_changes(self) -> CacheStats | None:
+        """None while nothing of the cache has changed."""
         if self._store.num_changes == self._reported_cache:
             return None
         self._reported_cache = self._store.num_changes
-        counters = self._store.counters
-        slots = [slot for slots in self._allocator.classes for slot in slots if slot.num_held]
-        slot_bytes = sum(slot.num_held for slot in slots) * self._engine.bytes_per_token
-        return CacheStats(
-            hits=dict(counters.hits),
-            hit_tokens=dict(counters.hit_tokens),
-            evictions=dict(counters.evictions),
-            bytes={
-                "slot": slot_bytes,
-                "host": self._store.host_bytes,
-                "disk": self._store.disk_bytes,
-            },
-            segments={
-                "slot": len(slots),
-                "host": self._store.num_segments,
-                "disk": self._store.num_files,
-            },
-            saves=counters.saves,
-            restores=counters.restores,
-            save_seconds=counters.save_seconds,
-            restore_seconds=counters.restore_seconds,
-            disk_reads=counters.disk_reads,
-            disk_writes=counters.disk_writes,
-            disk_read_seconds=counters.disk_read_seconds,
-            disk_write_seconds=counters.disk_write_seconds,
-            disk_errors=counters.disk_errors,
-        )
-
-    def _class_stats(self) -> list[ClassStats]:
-        return [_class_stats(slots) for slots in self._allocator.classes]
-
-
-def _class_stats(slots: list[Slot]) -> ClassStats:
-    num_running = num_cached = running_tokens = cached_tokens = 0
-    for slot in slots:
-        if slot.owner is not None:
-            num_running += 1
-            running_tokens += slot.num_held
-        elif slot.num_held:
-            num_cached += 1
-            cached_tokens += slot.num_held
-    return ClassStats(num_running, num_cached, running_tokens, cached_tokens)
+        return describe_cache(self._allocator, self._engine.bytes_per_token)
 
 
 def open_engine(config: EngineConfig) -> Engine:

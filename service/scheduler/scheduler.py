@@ -53,6 +53,7 @@ class Scheduler:
         self._pace = Pace(target_seconds=config.target_itl_seconds, max_tokens=config.step_tokens)
         self._plan = Plan()
         self._planned: list[Sequence] = []
+        self._num_decode = self._num_prompt = 0
 
     @property
     def num_waiting(self) -> int:
@@ -71,9 +72,13 @@ class Scheduler:
     def running(self) -> list[Sequence]:
         return list(self._running.values())
 
-    def add(self, request: Submit) -> None:
-        """Let a request wait for a slot that holds its prompt and some growth."""
+    def add(self, request: Submit, *, is_forgotten: bool = False) -> None:
+        """Let a request wait for a slot that holds its prompt and some growth.
+
+        Of one that is forgotten already nothing is kept.
+        """
         sequence = Sequence(request, max_len=self._allocator.max_len, now=self._allocator.store.now)
+        sequence.is_forgotten = is_forgotten
         growth = min(sequence.num_left, self._config.growth_tokens)
         room = sequence.num_tokens + growth
         self._waiting.push(sequence, self._allocator.smallest_class(room))
@@ -133,18 +138,23 @@ class Scheduler:
             sequence.is_reported = True
         return outputs
 
+    def count_rows(self) -> tuple[int, int]:
+        """Rows of the step that was last applied: of running streams, and of prompts."""
+        return self._num_decode, self._num_prompt
+
     def _observe_pace(self, seconds: float) -> None:
-        num_decode = num_prompt = 0
+        self._num_decode = self._num_prompt = 0
         for sequence, chunk in zip(self._planned, self._plan.chunks(), strict=True):
             if sequence.is_decoding:
-                num_decode += 1
+                self._num_decode += 1
             else:
-                num_prompt += chunk.num_tokens
-        if num_decode or num_prompt:
-            self._pace.observe(num_decode=num_decode, num_prompt=num_prompt, seconds=seconds)
-            self._allocator.costs.prefill_seconds = (
-                self._pace.token_seconds or self._allocator.costs.prefill_seconds
+                self._num_prompt += chunk.num_tokens
+        if self._num_decode or self._num_prompt:
+            self._pace.observe(
+                num_decode=self._num_decode, num_prompt=self._num_prompt, seconds=seconds
             )
+        if self._pace.token_seconds:
+            self._allocator.costs.prefill_seconds = self._pace.token_seconds
 
     def _extend(
         self, sequence: Sequence, token: int, measured: TokenLogprobs | None, *, is_last: bool
