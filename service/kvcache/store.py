@@ -322,9 +322,9 @@ class SnapshotStore:
     def forget(self, session: SessionKey) -> int:
         """Free what only this session has; how many tokens that was."""
         freed = 0
-        for end in list(self._sessions.get(session, ())):
-            self._unmark(session, end)
-            node = end
+        while ends := self._sessions.get(session):
+            node = next(iter(ends))  # freeing one may cut off another, whose mark then moves up
+            self._unmark(session, node)
             while not (node.is_root or node.children or node.sessions or node.num_slots):
                 if node.segment is not None or node.file is not None:
                     freed += len(node.tokens)
