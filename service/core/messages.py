@@ -33,7 +33,7 @@ class Submit(msgspec.Struct, frozen=True, kw_only=True, tag="submit"):
 
 
 class Abort(msgspec.Struct, frozen=True, kw_only=True, tag="abort"):
-    """Forget a sequence, whatever stage it is in; unknown ids are ignored."""
+    """Forget a sequence or a text, whatever stage it is in; unknown ids are ignored."""
 
     sequence_id: int
 
@@ -49,11 +49,18 @@ class Forget(msgspec.Struct, frozen=True, kw_only=True, tag="forget"):
     session: str
 
 
+class Embed(msgspec.Struct, frozen=True, kw_only=True, tag="embed"):
+    """Make a vector of a text; `sequence_id` is of the same numbers as a request's."""
+
+    sequence_id: int
+    tokens: list[int]
+
+
 class Shutdown(msgspec.Struct, frozen=True, kw_only=True, tag="shutdown"):
     """End the worker now."""
 
 
-Command = Submit | Abort | Forget | Shutdown
+Command = Submit | Abort | Forget | Embed | Shutdown
 
 
 class SequenceOutput(msgspec.Struct, frozen=True, array_like=True):
@@ -166,6 +173,14 @@ class Forgotten(msgspec.Struct, frozen=True, kw_only=True, tag="forgotten"):
     """Computed tokens that were freed; those that others share stay."""
 
 
+class Embedded(msgspec.Struct, frozen=True, kw_only=True, tag="embedded"):
+    """A chunk of a text is computed."""
+
+    sequence_id: int
+    vector: bytes | None
+    """Of length 1, as little-endian float32; None while there are chunks left."""
+
+
 class StepReport(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
     """All that a step (or a drained command) changed."""
 
@@ -180,4 +195,4 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
     code: str
 
 
-Report = Ready | StepReport | Forgotten | Failed
+Report = Ready | StepReport | Forgotten | Embedded | Failed

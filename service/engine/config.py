@@ -22,6 +22,8 @@ class SimulatedModel(msgspec.Struct, frozen=True, kw_only=True):
     step_seconds: float = 0.0
     row_seconds: float = 0.0
     bytes_per_token: int = 1024
+    vector_len: int = 8
+    """Numbers of an embedding."""
     deadly_token: int | None = None
     """Computing it ends the worker, as a bad kernel would."""
     dies_in_warm_up: Literal["never", "with_extra_buffers", "always"] = "never"
@@ -51,6 +53,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The worker's own folder for them."""
     cache_ttl_seconds: float = 86400.0
     """How long computed tokens that nobody uses are kept, in host memory and on disk."""
+    embedding_len: int = 0
+    """Tokens of the longest text that is made a vector of; 0 makes none."""
     simulate: SimulatedModel | None = None
     scheduler: SchedulerConfig = SchedulerConfig()
 

@@ -4,8 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from service.core.messages import Ready
-from service.core.plan import Origin, Plan, StepResult
+from service.core.plan import Origin, Plan, StepResult, Tokens
 from service.core.request import Constraint
 from service.engine.snapshot_file import Bytes
 from service.kvcache.costs import Costs
@@ -60,6 +63,13 @@ class Engine(Protocol):
 
     def execute(self, plan: Plan) -> StepResult:
         """Do the slot operations in order, then one decode per context, then the draws."""
+        ...
+
+    def embed(self, tokens: Tokens, start: int, end: int) -> npt.NDArray[np.float64]:
+        """The sum of the last layer's states of `tokens[start:end]`.
+
+        Called for one text after the other, each from its first token to its last. Touches no slot.
+        """
         ...
 
     def take_in(self, segment_id: int, payload: memoryview) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from service.core.messages import DeviceMemory, Ready
 from service.core.plan import (
@@ -23,12 +24,14 @@ from service.core.plan import (
     SlotOperation,
     Split,
     StepResult,
+    Tokens,
     Truncate,
 )
 from service.core.request import Constraint
 from service.core.sampling import TokenLogprobs
 from service.engine.config import EngineConfig
 from service.engine.constraints import Constraints
+from service.engine.embedder import Embedder
 from service.engine.engine import Files
 from service.engine.fingerprint import Computation, fingerprint
 from service.engine.logprobs import KeptLogits
@@ -67,6 +70,7 @@ class LlamaEngine:
         self._eog = sorted(self.eog_tokens)
         classes = parse_size_classes(config.contexts)
         self._contexts = [LlamaContext(self._model, _shape(size, config)) for size in classes]
+        self._embedder = Embedder(self._model, config) if config.embedding_len else None
         self._constraints = Constraints(self._model.tokens, num_threads=config.threads)
         self._segments: dict[int, Snapshot] = {}
         self._layout: Layout | None = None
@@ -74,21 +78,27 @@ class LlamaEngine:
         self.can_copy = False
         self.costs = Costs()
         num_cells = sum(context.num_slots * context.slot_len for context in self._contexts)
-        self.bytes_per_token = self._kv_bytes() // num_cells
+        kv_bytes = sum(context.memory.kv_bytes for context in self._contexts)
+        self.bytes_per_token = kv_bytes // num_cells
         self._load_seconds = time.monotonic() - started
 
     def warm_up(self) -> Ready:
         """Decode once in every context, and prove that snapshots fit all of them."""
         for context in self._contexts:
             warm_up(context)
+        if self._embedder is not None:
+            self._embedder.warm_up()
         self.can_copy = check_snapshots(self._contexts)
         widest = max(self._contexts, key=lambda context: context.num_slots)
         self.costs.pass_seconds, self.costs.row_seconds = measure_decoding(widest)
+        memories = [context.memory for context in self._contexts]
+        if self._embedder is not None:
+            memories.append(self._embedder.memory)
         return Ready(
             can_copy=self.can_copy,
             model_bytes=self._model.memory.model_bytes,
-            kv_bytes=self._kv_bytes(),
-            compute_bytes=sum(context.memory.compute_bytes for context in self._contexts),
+            kv_bytes=sum(memory.kv_bytes for memory in memories),
+            compute_bytes=sum(memory.compute_bytes for memory in memories),
             extra_buffers=self._model.has_extra_buffers,
             load_seconds=self._load_seconds,
             gpus=self._gpus(),
@@ -124,6 +134,10 @@ class LlamaEngine:
                 tokens += drawn
         return StepResult(tokens, seconds, logprobs, copies, frozenset(ended))
 
+    def embed(self, tokens: Tokens, start: int, end: int) -> npt.NDArray[np.float64]:
+        assert self._embedder is not None, "a text came where none is taken"
+        return self._embedder.embed(tokens, start, end)
+
     def fingerprint(self, hashes: Path) -> str:
         computation = Computation(
             kv_type=self._config.kv_type,
@@ -149,6 +163,8 @@ class LlamaEngine:
 
     def close(self) -> None:
         self._constraints.close()
+        if self._embedder is not None:
+            self._embedder.close()
         for context in self._contexts:
             context.close()
         self._model.close()
@@ -195,9 +211,6 @@ class LlamaEngine:
                 self._files.read(file_id, segment_id)
             case Erase(file_id):
                 self._files.erase(file_id)
-
-    def _kv_bytes(self) -> int:
-        return sum(context.memory.kv_bytes for context in self._contexts)
 
 
 def _shape(size: SizeClass, config: EngineConfig) -> ContextShape:

@@ -5,6 +5,7 @@ slots, prefixes or snapshots changes what is generated. The checks that llama.cp
 without gaps, slots not overfilled) are assertions here.
 """
 
+import hashlib
 import signal
 import time
 import zlib
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from service.core.messages import Ready
 from service.core.plan import (
@@ -103,6 +105,15 @@ class SimulatedEngine:
             self._sleep(seconds)
         return StepResult(tokens, seconds, logprobs)
 
+    def embed(self, tokens: Tokens, start: int, end: int) -> npt.NDArray[np.float64]:
+        """A hash of what was before decides each token's share."""
+        self._kill_if_deadly(tokens[start:end])
+        seconds = self._model.step_seconds + (end - start) * self._model.row_seconds
+        if seconds:
+            self._sleep(seconds)
+        states = [self._state(tokens[: index + 1]) for index in range(start, end)]
+        return np.sum(states, axis=0, dtype=np.float64)
+
     def fingerprint(self, hashes: Path) -> str:  # noqa: ARG002 - it has no files
         return f"simulated {self._model.num_vocab}"
 
@@ -115,6 +126,15 @@ class SimulatedEngine:
 
     def close(self) -> None:
         self._slots.clear()
+
+    def _kill_if_deadly(self, tokens: Tokens) -> None:
+        deadly = self._model.deadly_token
+        if deadly is not None and deadly in tokens:
+            signal.raise_signal(signal.SIGSEGV)
+
+    def _state(self, tokens: Tokens) -> npt.NDArray[np.float64]:
+        digest = hashlib.shake_128(tokens).digest(self._model.vector_len)
+        return np.frombuffer(digest, np.uint8) - 127.5
 
     def _operate(self, operation: SlotOperation) -> None:
         match operation:
@@ -167,9 +187,7 @@ class SimulatedEngine:
             held = slots[chunk.slot]
             assert len(held) == chunk.start < chunk.end <= slot_len
             held += chunk.tokens[chunk.start : chunk.end]
-            deadly = self._model.deadly_token
-            if deadly is not None and deadly in held[chunk.start :]:
-                signal.raise_signal(signal.SIGSEGV)
+            self._kill_if_deadly(held[chunk.start :])
             num_rows += chunk.end - chunk.start
             if chunk.draw is not None:
                 token = next_token(held, self._model.num_vocab)

@@ -37,6 +37,8 @@ class ContextShape:
     flash_attention: FlashAttention = "auto"
     rope_scaling: float = 1.0
     """YaRN factor; above 1 it stretches the trained context."""
+    gives_states: bool = False
+    """For `states`: every row is an output then."""
 
 
 class LlamaContext:
@@ -60,6 +62,7 @@ class LlamaContext:
         assert kv is not None
         self._kv = kv
         self._num_vocab = model.num_vocab
+        self._state_len = llama_cpp.llama_model_n_embd(model.handle)
         self._magic: int | None = None
         self._restore_buffer: Bytes = np.empty(0, np.uint8)
         self.num_slots = shape.num_slots
@@ -86,6 +89,14 @@ class LlamaContext:
         """
         pointer = llama_cpp.llama_get_logits(self._handle)
         return np.ctypeslib.as_array(pointer, shape=(num_outputs, self._num_vocab))
+
+    def states(self, num_rows: int) -> npt.NDArray[np.float32]:
+        """The last layer's states of the last decode, (num_rows, width), in the order of the rows.
+
+        A view, as `logits` is.
+        """
+        pointer = llama_cpp.llama_get_embeddings(self._handle)
+        return np.ctypeslib.as_array(pointer, shape=(num_rows, self._state_len))
 
     def truncate(self, slot: int, num_tokens: int) -> None:
         """Forget all of a slot but its first `num_tokens` tokens."""
@@ -137,7 +148,9 @@ def _parameters(model: LlamaModel, shape: ContextShape) -> llama_cpp.llama_conte
     slot_len = -(-shape.slot_len // CELL_ALIGNMENT) * CELL_ALIGNMENT
     params.n_ctx = slot_len * shape.num_slots
     params.n_seq_max = shape.num_slots
-    params.n_outputs_max = shape.num_slots
+    params.n_outputs_max = shape.batch_len if shape.gives_states else shape.num_slots
+    params.embeddings = shape.gives_states
+    params.pooling_type = llama_cpp.LLAMA_POOLING_TYPE_NONE
     params.n_batch = shape.batch_len
     params.n_ubatch = shape.batch_len
     if shape.flash_attention == "off":
