@@ -296,3 +296,19 @@ def test_session_whose_end_left_still_owns_its_beginning():
     assert host_len(kept, run) == 20
     assert kept.forget(("a", "x")) == 20
     assert host_len(kept, run) == 0
+
+
+def test_session_of_two_runs_in_one_file_is_freed_whole():
+    kept = store(disk_tokens=100)
+    kept.adopt(1, Origin("a", 0, path(range(30)).tokens, 0, (("a", "x"),)), used_at=-1)
+    for run in (path(range(10), label="a"), path(range(20), label="a")):
+        node = kept.note_slot(run)
+        assert node is not None
+        node.sessions.add(("a", "x"))
+        kept._sessions[("a", "x")].add(node)
+        kept.forget_slot(node)
+    check_store(kept)
+    kept.forget(("a", "x"))
+    check_store(kept)
+    assert kept.num_sessions == 0
+    assert kept.disk_bytes == 0
