@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from typing import Any
 
 import pytest
 from openai import BadRequestError, InternalServerError, NotFoundError
@@ -13,16 +14,16 @@ from tests.api.builders import MODEL, ScriptedEngine, build_service, read_events
 PATH = "/v1/completions"
 
 
-def prompting(prompt="Hi", **changes):
+def prompting(prompt: Any = "Hi", **changes) -> dict[str, Any]:
     return {"model": MODEL, "prompt": prompt} | changes
 
 
-async def complete(service, prompt="Hi", **changes):
+async def complete(service, prompt: Any = "Hi", **changes) -> Any:
     async with service.client() as client:
         return await client.completions.create(**prompting(prompt, **changes))
 
 
-async def refuse(prompt="Hi", **changes):
+async def refuse(prompt: Any = "Hi", **changes):
     """The error of a request that is refused."""
     async with build_service().direct() as http:
         response = await http.post(PATH, json=prompting(prompt, **changes))
@@ -30,7 +31,7 @@ async def refuse(prompt="Hi", **changes):
     return response.json()["error"]
 
 
-async def stream(service, **changes):
+async def stream(service, **changes) -> Any:
     async with (
         service.http() as http,
         http.stream("POST", PATH, json=prompting(stream=True, **changes)) as response,

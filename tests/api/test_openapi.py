@@ -22,9 +22,9 @@ async def describe(**config):
 def routes_of(app):
     """(method, path) of each, as the document writes them; HEAD goes with GET unsaid."""
     return {
-        (method.lower(), _CONVERTER.sub("}", route.path))
+        (method.lower(), _CONVERTER.sub("}", route.path or ""))
         for route in iter_route_contexts(app.router.routes)
-        for method in route.methods - {"HEAD"}
+        for method in (route.methods or set()) - {"HEAD"}
     }
 
 
