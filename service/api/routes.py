@@ -21,6 +21,8 @@ class Capabilities(AnswerModel):
     """Whether the model was made for tools, or is told of them in the system message."""
     reasoning: bool
     """Whether it can think before it answers."""
+    structured_output: Literal[True]
+    vision: Literal[False]
 
 
 class ModelCard(AnswerModel):
@@ -99,6 +101,8 @@ def model_routes(model: ServedModel, engine: Engine) -> APIRouter:
             capabilities=Capabilities(
                 tools="native" if model.format.native_tools else "prompted",
                 reasoning=model.format.supports_thinking,
+                structured_output=True,
+                vision=False,
             ),
         )
 

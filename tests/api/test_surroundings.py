@@ -14,7 +14,12 @@ async def test_the_model_is_listed_with_its_lengths():
     assert model.model_extra == {
         "max_model_len": 2048,
         "context_length": 4096,
-        "capabilities": {"tools": "native", "reasoning": True},
+        "capabilities": {
+            "tools": "native",
+            "reasoning": True,
+            "structured_output": True,
+            "vision": False,
+        },
     }
     assert caught.value.code == "model_not_found"
 
