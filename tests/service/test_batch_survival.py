@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 from openai import OpenAI
@@ -35,7 +35,8 @@ def serving_group(state_dir):
     )
 
     def kill():
-        os.killpg(popen.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(popen.pid, signal.SIGKILL)
         popen.communicate()
 
     try:
@@ -43,14 +44,13 @@ def serving_group(state_dir):
         with OpenAI(base_url=f"{ready.split()[-1]}/v1", api_key="none") as client:
             yield client, kill
     finally:
-        if popen.poll() is None:
-            kill()
+        kill()
 
 
 def input_of(num_lines):
     def body(number):
         messages = [{"role": "user", "content": f"Count from {number}."}]
-        return {"model": MODEL, "messages": messages, "max_tokens": 8, "temperature": 0}
+        return {"model": MODEL, "messages": messages, "max_tokens": 2, "temperature": 0}
 
     requests = (
         {
@@ -96,6 +96,6 @@ def test_a_batch_of_200_lines_survives_kill_9_of_the_whole_service(tmp_path):
     assert num_completed(after) >= num_completed(before)
     assert [each["custom_id"] for each in output] == [f"line-{n}" for n in range(NUM_LINES)]
     assert all(each["response"]["status_code"] == 200 for each in output)
-    assert all(each["response"]["body"]["usage"]["completion_tokens"] <= 8 for each in output)
+    assert all(each["response"]["body"]["usage"]["completion_tokens"] == 2 for each in output)
     assert batch.error_file_id is None
     assert num_completed(batch) == NUM_LINES
