@@ -136,12 +136,17 @@ class Background:
                 self._log.exception("background response failed", response_id=run.response.id)
                 error = internal_error(run.response.id)
                 events = run.response.fail(str(error), error.code)
-            await self._conversations.keep_if_possible(run.response, run.conversation)
-            self._log.info(
-                "background response", response_id=run.response.id, status=run.response.status
-            )
-            del self._running[run.response.id]
-            self._ended[run.response.id] = run
-            while len(self._ended) > _MAX_ENDED:
-                self._ended.popitem(last=False)
-            run.finish(events)
+            try:
+                await self._conversations.keep_if_possible(run.response, run.conversation)
+            finally:
+                self._end(run, events)
+
+    def _end(self, run: BackgroundRun, events: list[Event]) -> None:
+        self._log.info(
+            "background response", response_id=run.response.id, status=run.response.status
+        )
+        del self._running[run.response.id]
+        self._ended[run.response.id] = run
+        while len(self._ended) > _MAX_ENDED:
+            self._ended.popitem(last=False)
+        run.finish(events)
