@@ -42,7 +42,7 @@ class File:
 
     id: int
     num_tokens: int
-    nodes: set[Node]
+    nodes: list[Node]
     is_written: bool = False
     loading: int | None = None
     """The segment that it is being read into."""
@@ -293,7 +293,7 @@ class SnapshotStore:
         self._tree.insert(path.cut(origin.start))
         end = self._tree.insert(path)
         assert end is not None
-        nodes = {node for node in end.ancestry() if node.start >= origin.start}
+        nodes = [node for node in end.ancestry() if node.start >= origin.start]
         num_tokens = len(origin.tokens) - origin.start
         file = File(id=file_id, num_tokens=num_tokens, nodes=nodes, is_written=True)
         if any(node.file is not None for node in nodes) or num_tokens > self._disk_budget:
@@ -369,7 +369,7 @@ class SnapshotStore:
                 self._host[head] = None
         if tail.file is not None:
             head.file = tail.file
-            self._files[tail.file].nodes.add(head)
+            self._files[tail.file].nodes.append(head)
         self._touch(reversed(list(head.ancestry())))
 
     def _leave_host(self, node: Node) -> None:
@@ -390,7 +390,7 @@ class SnapshotStore:
     def _archive(self, node: Node) -> None:
         assert node.segment is not None
         file_id = self.new_segment()
-        self._files[file_id] = File(id=file_id, num_tokens=len(node.tokens), nodes={node})
+        self._files[file_id] = File(id=file_id, num_tokens=len(node.tokens), nodes=[node])
         self._disk_tokens += len(node.tokens)
         node.file = file_id
         self.operate(Archive(node.segment, file_id, _origin(node)))

@@ -167,9 +167,11 @@ class PrefixTree:
         return node.parent
 
     def absorb(self, node: Node) -> None:
-        """Join a node to its only child, if nothing is noted at it and both are held alike."""
+        """Join a node to its only child, if nothing is noted at it and nothing holds either."""
         if node.num_slots or node.sessions or len(node.children) != 1 or node.parent is None:
             return
+        if node.parent.children.get(node.branch) is not node:
+            return  # joined before
         (child,) = node.children.values()
         held = (node.segment, node.file, child.segment, child.file)
         if node.branch[0] != child.branch[0] or held != (None, None, None, None):

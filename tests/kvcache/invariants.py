@@ -45,7 +45,8 @@ def check_host(store: SnapshotStore, nodes: list[Node]) -> None:
 
 def check_files(store: SnapshotStore, nodes: list[Node]) -> None:
     for file_id, file in store._files.items():
-        assert file.nodes == {node for node in nodes if node.file == file_id}
+        assert set(file.nodes) == {node for node in nodes if node.file == file_id}
+        assert len(set(file.nodes)) == len(file.nodes)
         assert file.num_tokens == sum(len(node.tokens) for node in file.nodes)
         assert file.is_written == (file_id in store._disk)
     assert store._disk_tokens == sum(file.num_tokens for file in store._files.values())

@@ -312,3 +312,15 @@ def test_session_of_two_runs_in_one_file_is_freed_whole():
     check_store(kept)
     assert kept.num_sessions == 0
     assert kept.disk_bytes == 0
+
+
+def test_slots_run_stays_what_it_is_when_the_file_of_its_beginning_is_gone():
+    kept = store(disk_tokens=100)
+    kept.adopt(1, Origin("", 0, path(range(20)).tokens, 0, ()), used_at=-1)
+    run = path([*range(8), *range(50, 60)])
+    node = kept.note_slot(run)
+    kept.load(kept.match(path(range(20))), 20)
+    kept.note_read(1, loaded(kept).segment_id, is_good=False)
+    check_store(kept)
+    assert node is not None
+    assert (node.start, node.tokens) == (0, run.tokens)
