@@ -37,7 +37,9 @@ def serving_group(state_dir):
     def kill():
         with suppress(ProcessLookupError):
             os.killpg(popen.pid, signal.SIGKILL)
-        popen.communicate()
+        popen.wait()
+        assert popen.stdout is not None
+        popen.stdout.close()
 
     try:
         [ready] = [line for line in read_greeting(popen) if line.startswith("Ready: ")]
