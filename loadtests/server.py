@@ -25,6 +25,7 @@ def free_port() -> int:
 def running_service(**settings: str) -> Iterator[tuple[str, int]]:
     """The address of a service started with settings, as in `engine__contexts="32x512"`."""
     port = free_port()
+    key = settings.get("api_keys", "none").split(",")[0]
     variables = {f"SMOLSERVE_{name.upper()}": value for name, value in settings.items()}
     environment = {**os.environ, **variables, "SMOLSERVE_PORT": str(port)}  # noqa: TID251 - a script hands its environment on
     with tempfile.TemporaryFile() as log, tempfile.TemporaryDirectory() as state:
@@ -36,7 +37,7 @@ def running_service(**settings: str) -> Iterator[tuple[str, int]]:
             stderr=log,
         )
         try:
-            _wait_ready(process, port, log)
+            _wait_ready(process, port, key, log)
             yield "127.0.0.1", port
         finally:
             process.terminate()
@@ -51,14 +52,16 @@ def read_metrics(address: tuple[str, int]) -> dict[str, float]:
     return {name: float(value) for name, value in samples}
 
 
-def _wait_ready(process: subprocess.Popen, port: int, log: IO[bytes]) -> None:
+def _wait_ready(process: subprocess.Popen, port: int, key: str, log: IO[bytes]) -> None:
+    url = f"http://127.0.0.1:{port}/health/ready"
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"})
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
             log.seek(0)
             raise SystemExit(f"the service ended with {process.returncode}:\n{log.read().decode()}")
         try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready")
+            urllib.request.urlopen(request)
         except (urllib.error.URLError, ConnectionError):
             time.sleep(0.05)
         else:
