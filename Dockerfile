@@ -38,7 +38,7 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates libgomp1 libstdc++6 python3 \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --system --uid 10001 --create-home smolserve \
-    && install -d -o smolserve -g smolserve /models
+    && install -d -o smolserve -g smolserve /models /state /kv
 WORKDIR /app
 COPY --from=build /app/.venv .venv
 COPY models/catalog.toml models/catalog.toml
@@ -50,9 +50,11 @@ ENV PATH=/app/.venv/bin:$PATH \
     SMOLSERVE_BACKEND=${BACKEND} \
     SMOLSERVE_HOST=0.0.0.0 \
     SMOLSERVE_PORT=8000 \
-    SMOLSERVE_MODELS_DIR=/models
+    SMOLSERVE_MODELS_DIR=/models \
+    SMOLSERVE_STATE_DIR=/state \
+    SMOLSERVE_CACHE__DISK_DIR=/kv
 USER 10001
-VOLUME /models
+VOLUME ["/models", "/state", "/kv"]
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 # Alive, not ready: a worker that loads or restarts must not get the container killed.

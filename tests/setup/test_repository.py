@@ -7,9 +7,6 @@ import tomllib
 from pathlib import Path
 
 import pytest
-import yaml
-
-from service.models.catalog import load_catalog
 
 ROOT = Path(__file__).parents[2]
 LOCKS = (
@@ -101,18 +98,6 @@ def test_what_the_image_copies_exists_and_is_not_ignored():
     for source in " ".join(sources).split():
         assert list(ROOT.glob(source)), source
         assert any(source == name or source.startswith(f"{name}/") for name in allowed), source
-
-
-def test_compose_serves_models_of_the_catalogue():
-    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
-    catalog = load_catalog(ROOT / "models")
-    for service in compose["services"].values():
-        model = service["environment"]["SMOLSERVE_MODEL"]
-        assert re.sub(r"^\$\{SMOLSERVE_MODEL:-(.*)\}$", r"\1", model) in catalog
-        assert service["build"]["args"]["BACKEND"] in ("cpu", "cuda")
-        assert service["volumes"] == ["models:/models"]
-    assert "models" in compose["volumes"]
-    assert compose["services"]["smolserve-gpu"]["profiles"] == ["gpu"]
 
 
 def test_the_licence_is_apache_2():
