@@ -120,6 +120,7 @@ async def run_service(
         id=file.name,
         created=int(file.path.stat().st_mtime),
         context_len=shape.context_len,
+        vector_len=shape.hidden_len,
         fingerprint=_fingerprint(settings, file.path),
         sampling=_choose_sampling(file, architecture),
         format=chat_format,
@@ -277,6 +278,7 @@ def _configure_api(settings: Settings) -> ApiConfig:
             max_choices=settings.limits.choices,
             max_tools=settings.limits.tools,
             max_stop_chars=settings.limits.stop_chars,
+            max_embedding_tokens=settings.limits.embedding_tokens,
         ),
         ignore_unknown_fields=settings.ignore_unknown_fields,
         keepalive_seconds=settings.keepalive_s,
@@ -331,6 +333,7 @@ def _configure_pool(settings: Settings, path: Path, shape: Hyperparameters) -> P
             disk_cache_bytes=settings.cache.disk_bytes,
             disk_cache_dir=str(settings.cache.disk_dir),
             cache_ttl_seconds=settings.cache.ttl_s,
+            embedding_len=min(engine.embedding_len, shape.context_len),
             scheduler=SchedulerConfig(
                 step_tokens=settings.scheduler.step_tokens,
                 target_itl_seconds=settings.scheduler.target_itl_ms / 1000,

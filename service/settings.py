@@ -136,6 +136,12 @@ class EngineSettings(_Group):
         "auto makes them where the memory allows",
     )
 
+    embedding_len: Annotated[int, Field(ge=0)] = Field(
+        default=1024,
+        description="Tokens of the longest text that /v1/embeddings takes; its cells are reserved, "
+        "and 0 turns it off",
+    )
+
     @field_validator("flash_attention")
     @classmethod
     def _fuse_quantised_attention(
@@ -266,6 +272,10 @@ class LimitSettings(_Group):
     )
     stop_chars: Count = Field(
         default=_LIMITS.max_stop_chars, description="Characters that a stop string may have"
+    )
+    embedding_tokens: Count = Field(
+        default=_LIMITS.max_embedding_tokens,
+        description="Tokens that the texts of a request for embeddings may have together",
     )
 
 

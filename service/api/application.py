@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from structlog.typing import FilteringBoundLogger
 
-from service.api import chat, completions, routes, sessions, tokenization
+from service.api import chat, completions, embeddings, routes, sessions, tokenization
 from service.api.batches import BATCH_OPERATIONS, batch_routes
 from service.api.body import BodyMiddleware
 from service.api.chat import ChatCompletions
@@ -21,6 +21,7 @@ from service.api.completions import Completions
 from service.api.config import ApiConfig
 from service.api.constraint import Grammars
 from service.api.drain import Drain
+from service.api.embeddings import Embeddings
 from service.api.engine import Engine
 from service.api.errors import status_response
 from service.api.files import FILE_OPERATIONS, file_routes
@@ -40,6 +41,7 @@ from service.telemetry.metrics import Metrics
 OPERATIONS = (
     *chat.OPERATIONS,
     *completions.OPERATIONS,
+    *embeddings.OPERATIONS,
     *tokenization.OPERATIONS,
     *RESPONSE_OPERATIONS,
     *routes.OPERATIONS,
@@ -88,9 +90,11 @@ def build_application(  # noqa: PLR0913 - the API's composition root
     text_completions = Completions(
         config, model=model, engine=engine, generator=generator, drain=drain
     )
+    vectors = Embeddings(config, model=model, engine=engine, drain=drain)
     app.router.routes += [
         Route("/v1/chat/completions", chat_completions, methods=["POST"]),
         Route("/v1/completions", text_completions, methods=["POST"]),
+        Route("/v1/embeddings", vectors, methods=["POST"]),
         *tokenization_routes(model, engine),
     ]
     app.router.routes += response_routes(

@@ -13,6 +13,8 @@ class RequestLimits:
     max_choices: int = 128
     max_tools: int = 128
     max_stop_chars: int = 256
+    max_embedding_tokens: int = 300_000
+    """Of all texts of a request together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,6 @@
 """What the API needs of the engine's side; `service.runtime.pool.EnginePool` is it."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from service.core.request import GenerationRequest
@@ -13,6 +14,11 @@ class Engine(Protocol):
     @property
     def max_context_len(self) -> int:
         """Tokens of the largest slot: prompt and output."""
+        ...
+
+    @property
+    def embedding_len(self) -> int:
+        """Tokens that a text for `embed` may have; 0 where none is taken."""
         ...
 
     @property
@@ -33,4 +39,11 @@ class Engine(Protocol):
 
     def submit(self, request: GenerationRequest) -> OutputStream:
         """Raises QueueFull or EngineUnavailable."""
+        ...
+
+    async def embed(self, texts: Sequence[list[int]]) -> list[bytes]:
+        """A vector of length 1 for each text, as little-endian float32.
+
+        Cancelled, it leaves nothing behind. Raises QueueFull or EngineError.
+        """
         ...

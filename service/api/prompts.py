@@ -29,6 +29,12 @@ def _shape(value: object) -> str | None:
             return "texts"
 
 
+BY_SHAPE = Discriminator(
+    _shape,
+    custom_error_type="prompt_type",
+    custom_error_message="must be text, a list of texts, token ids or a list of such lists",
+)
+
 Prompt = Annotated[
     Annotated[Text, Tag("text")]
     | Annotated[Annotated[list[Text], Field(min_length=1, max_length=MAX_CHOICES)], Tag("texts")]
@@ -36,11 +42,7 @@ Prompt = Annotated[
     | Annotated[
         Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_CHOICES)], Tag("token_lists")
     ],
-    Discriminator(
-        _shape,
-        custom_error_type="prompt_type",
-        custom_error_message="must be text, a list of texts, token ids or a list of such lists",
-    ),
+    BY_SHAPE,
 ]
 
 

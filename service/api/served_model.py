@@ -24,6 +24,8 @@ class ServedModel:
     """Seconds since the epoch."""
     context_len: int
     """Tokens that the model was made for; the largest slot may be shorter."""
+    vector_len: int
+    """Numbers of an embedding."""
     fingerprint: str
     """The same where the same model, build and precision compute: `system_fingerprint`."""
     sampling: SamplingParams

@@ -24,6 +24,7 @@ class TextChunk:
     tokens: Tokens
     start: int
     end: int
+    is_beside_chats: bool
 
 
 @dataclass(slots=True)
@@ -73,7 +74,11 @@ class EmbeddingLane:
         text = self._texts[0]
         end = text.num_computed + self._pace.allow(busy_seconds=beside_seconds or 0.0)
         return TextChunk(
-            text.sequence_id, text.tokens, text.num_computed, min(end, len(text.tokens))
+            text.sequence_id,
+            text.tokens,
+            text.num_computed,
+            min(end, len(text.tokens)),
+            is_beside_chats=beside_seconds is not None,
         )
 
     def apply(self, chunk: TextChunk, states: npt.NDArray[np.float64], seconds: float) -> Embedded:
@@ -81,7 +86,8 @@ class EmbeddingLane:
         text = self._texts[0]
         assert chunk.sequence_id == text.sequence_id
         assert chunk.start == text.num_computed
-        self._owed_seconds += seconds
+        if chunk.is_beside_chats:
+            self._owed_seconds += seconds
         self._pace.observe(num_decode=0, num_prompt=chunk.end - chunk.start, seconds=seconds)
         text.num_computed = chunk.end
         text.states = states if text.states is None else text.states + states

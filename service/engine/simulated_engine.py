@@ -111,8 +111,10 @@ class SimulatedEngine:
         seconds = self._model.step_seconds + (end - start) * self._model.row_seconds
         if seconds:
             self._sleep(seconds)
-        states = [self._state(tokens[: index + 1]) for index in range(start, end)]
-        return np.sum(states, axis=0, dtype=np.float64)
+        states = np.zeros(self._model.vector_len)
+        for index in range(start, end):
+            states += self._state(tokens[: index + 1])
+        return states
 
     def fingerprint(self, hashes: Path) -> str:  # noqa: ARG002 - it has no files
         return f"simulated {self._model.num_vocab}"
@@ -134,7 +136,7 @@ class SimulatedEngine:
 
     def _state(self, tokens: Tokens) -> npt.NDArray[np.float64]:
         digest = hashlib.shake_128(tokens).digest(self._model.vector_len)
-        return np.frombuffer(digest, np.uint8) - 127.5
+        return np.frombuffer(digest, np.uint8).astype(np.float64) - 127.5
 
     def _operate(self, operation: SlotOperation) -> None:
         match operation:

@@ -127,11 +127,7 @@ class Worker:
     def obey(self, command: Command | Prepared) -> None:
         match command:
             case Submit():
-                self._channel.roster.write([command.sequence_id])
-                if self._is_prepared(command):
-                    self._scheduler.add(command)
-                else:
-                    self._unprepared[command.sequence_id] = command, False
+                self._add(command)
             case Prepared(sequence_id):
                 if sequence_id in self._unprepared:
                     submit, is_forgotten = self._unprepared.pop(sequence_id)
@@ -150,6 +146,13 @@ class Worker:
                 self._lane.add(command)
             case Shutdown():
                 self._is_running = False
+
+    def _add(self, command: Submit) -> None:
+        self._channel.roster.write([command.sequence_id])
+        if self._is_prepared(command):
+            self._scheduler.add(command)
+        else:
+            self._unprepared[command.sequence_id] = command, False
 
     def _is_prepared(self, command: Submit) -> bool:
         """If not, `Prepared` comes when it is: nobody's step waits for a grammar to be compiled."""

@@ -4,19 +4,28 @@ import asyncio
 import itertools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 import structlog
 
-from service.core.messages import Abort, Forget, Forgotten, Ready, SequenceOutput, StepReport
+from service.core.messages import (
+    Abort,
+    Embedded,
+    Forget,
+    Forgotten,
+    Ready,
+    SequenceOutput,
+    StepReport,
+)
 from service.core.request import GenerationRequest
 from service.engine.config import EngineConfig
 from service.errors import EngineUnavailable, QueueFull, WorkerDied
 from service.kvcache.size_class import parse_size_classes
 from service.runtime.blame import Death, convict
 from service.runtime.config import PoolConfig
+from service.runtime.embeddings import Embeddings
 from service.runtime.flight import Flight
 from service.runtime.forgetting import Forgetting
 from service.runtime.placement import Placement
@@ -83,6 +92,12 @@ class EnginePool:
         )
         self._flights: dict[int, Flight] = {}
         self._ids = itertools.count(1)
+        self._embeddings = Embeddings(
+            self._supervisors,
+            self._ids,
+            metrics,
+            max_requests=self.num_slots + config.max_queued,
+        )
         self._mean_seconds = 1.0
 
     async def start(self) -> None:
@@ -104,6 +119,7 @@ class EnginePool:
         await asyncio.gather(*(supervisor.stop() for supervisor in self._supervisors))
         for flight in list(self._flights.values()):
             self._fail(flight, WorkerDied("the service is shutting down"))
+        self._embeddings.fail_all(WorkerDied("the service is shutting down"))
         for supervisor in self._supervisors:
             self._forgetting.lose(
                 supervisor.number, EngineUnavailable("the service is shutting down")
@@ -174,6 +190,18 @@ class EnginePool:
                 retry_after_seconds=self._estimate_wait(),
             )
 
+    @property
+    def embedding_len(self) -> int:
+        """Tokens that a text for `embed` may have; 0 where none is taken."""
+        return self._config.engine.embedding_len
+
+    async def embed(self, texts: Sequence[list[int]]) -> list[bytes]:
+        """A vector of length 1 for each text, as little-endian float32; outlives workers.
+
+        Raises as `submit` does, and WorkerDied.
+        """
+        return await self._embeddings.embed(texts)
+
     async def forget_session(self, tenant: str, session: str) -> int | None:
         """Free what a session computed, in every worker that has some of it.
 
@@ -211,6 +239,7 @@ class EnginePool:
         for tenant, session, num_tokens in ready.sessions:
             self.sessions.learn(tenant, session, worker=worker, num_tokens=num_tokens)
         self._placement.fill()
+        self._embeddings.fill()
 
     def worker_reported(self, worker: int, report: StepReport) -> None:
         self._metrics.observe_step(worker, report)
@@ -224,6 +253,9 @@ class EnginePool:
     def worker_forgot(self, worker: int, answer: Forgotten) -> None:
         self._forgetting.answer(worker, answer)
 
+    def worker_embedded(self, worker: int, report: Embedded) -> None:  # noqa: ARG002 - the protocol's
+        self._embeddings.take(report)
+
     def worker_hung(self, worker: int) -> None:
         self._metrics.worker_hung(worker)
 
@@ -231,7 +263,8 @@ class EnginePool:
         self.ready.pop(worker, None)
         self._metrics.worker_lost(worker)
         lost = [flight for flight in self._flights.values() if flight.worker == worker]
-        guilty = convict(lost, death)
+        was_embedding = self._embeddings.lose(worker, death)
+        guilty = [] if was_embedding else convict(lost, death)
         self._placement.add_lost(worker, lost)
         is_on_disk = EngineUnavailable("a worker died, and its disk may have the session")
         self._forgetting.lose(worker, is_on_disk if self._has_disk else None)
@@ -240,7 +273,11 @@ class EnginePool:
         if all(one.num_failed_starts >= MAX_FAILED_STARTS for one in self._supervisors):
             for flight in self._placement.waiting:
                 self._fail(flight, WorkerDied(f"the engine cannot be restarted ({death.reason})"))
+            self._embeddings.fail_all(
+                WorkerDied(f"the engine cannot be restarted ({death.reason})")
+            )
         self._placement.fill()
+        self._embeddings.fill()
 
     def worker_restarting(self, worker: int) -> None:
         self._metrics.worker_restarted(worker)

@@ -11,6 +11,8 @@ import structlog
 from service.core.messages import (
     Abort,
     Command,
+    Embed,
+    Embedded,
     Failed,
     Forgotten,
     Ready,
@@ -36,6 +38,7 @@ class WorkerEvents(Protocol):
     def worker_ready(self, worker: int, pid: int, ready: Ready) -> None: ...
     def worker_reported(self, worker: int, report: StepReport) -> None: ...
     def worker_forgot(self, worker: int, answer: Forgotten) -> None: ...
+    def worker_embedded(self, worker: int, report: Embedded) -> None: ...
     def worker_hung(self, worker: int) -> None: ...
     def worker_lost(self, worker: int, death: Death) -> None: ...
     def worker_restarting(self, worker: int) -> None: ...
@@ -62,6 +65,7 @@ class Supervisor:
         self._watchdog = Watchdog(watchdog_seconds, self._kill_hung)
         self._is_hung = False
         self._open: set[int] = set()
+        self._open_texts: set[int] = set()
         self._settled = asyncio.Event()
         self._failure: EngineError | None = None
         self._last_words: Failed | None = None
@@ -92,6 +96,9 @@ class Supervisor:
         match command:
             case Submit(sequence_id=sequence_id):
                 self._open.add(sequence_id)
+                self._watchdog.watch()
+            case Embed(sequence_id=sequence_id):
+                self._open_texts.add(sequence_id)
                 self._watchdog.watch()
             case Abort(sequence_id=sequence_id):
                 self._close([sequence_id])
@@ -146,6 +153,7 @@ class Supervisor:
             process.stop_listening()
             self.is_ready = False
             self._open.clear()
+            self._open_texts.clear()
             self._watchdog.rest()
             await asyncio.shield(process.end())
             process.close()
@@ -193,13 +201,19 @@ class Supervisor:
                 self._events.worker_reported(self.number, report)
             case Forgotten():
                 self._events.worker_forgot(self.number, report)
+            case Embedded():
+                self._watchdog.hear()
+                if report.vector is not None:
+                    self._close([report.sequence_id])
+                self._events.worker_embedded(self.number, report)
             case Failed():
                 self._last_words = report
 
     def _close(self, sequence_ids: list[int]) -> None:
         """The worker owes nothing more for these."""
         self._open.difference_update(sequence_ids)
-        if not self._open:
+        self._open_texts.difference_update(sequence_ids)
+        if not self._open and not self._open_texts:
             self._watchdog.rest()
 
 

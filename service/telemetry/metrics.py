@@ -74,6 +74,8 @@ class Metrics:
             "smolserve_batches", "Batches that are known", ("status",), registry=registry
         )
         self._batch_lines = counter("batch_lines", "Lines of batches that got a result", "outcome")
+        self._embeddings = counter("embeddings", "Texts that were made vectors")
+        self._embedding_tokens = counter("embedding_tokens", "Tokens of those texts")
         self._queue = seconds("queue_time", "Admission to first step", _TTFT)
         self._ttft = seconds("time_to_first_token", "Admission to first token", _TTFT)
         self._itl = seconds("inter_token_latency", "Gap between tokens", _ITL)
@@ -130,6 +132,10 @@ class Metrics:
     def request_rejected(self, code: str) -> None:
         """`code` is the refusing error's; a small fixed set."""
         self._rejections.labels(code).inc()
+
+    def text_embedded(self, num_tokens: int) -> None:
+        self._embeddings.inc()
+        self._embedding_tokens.inc(num_tokens)
 
     def worker_started(self, worker: int, pid: int) -> None:
         self._workers.state(worker).process = psutil.Process(pid)

@@ -100,6 +100,7 @@ class ScriptedEngine:
     ):
         self.is_ready = True
         self.max_context_len = context_len
+        self.embedding_len = 0
         self.num_slots = 4
         self.answer = answer
         self.finish_reason: Literal["stop", "length"] = finish_reason
@@ -134,6 +135,9 @@ class ScriptedEngine:
             raise self.refusal
         self.forgotten.append((tenant, session))
         return None if self.sessions.remove(tenant, session) is None else 1
+
+    async def embed(self, texts):
+        raise NotImplementedError
 
     async def next_stream(self):
         """The stream of the next request, in the order of arrival."""
@@ -241,6 +245,7 @@ def build_service(
             id=MODEL,
             created=1_700_000_000,
             context_len=4096,
+            vector_len=8,
             fingerprint="fp_test",
             sampling=sampling or SamplingParams(),
             format=PlainFormat(supports_thinking=supports_thinking),

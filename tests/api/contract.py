@@ -34,7 +34,7 @@ async def complete_service():
     with tempfile.TemporaryDirectory() as folder:
         batching = BatchesConfig(directory=Path(folder))
         async with (
-            running_pool(engine_config("8x256")) as bench,
+            running_pool(engine_config("8x256", embedding_len=64)) as bench,
             serving(bench.pool, batching=batching) as service,
         ):
             await service.batches.start(InternalCaller(service.app))

@@ -4,7 +4,12 @@ import re
 from pathlib import Path
 
 import pytest
-from openai.types import batch_create_params, completion_create_params, file_create_params
+from openai.types import (
+    batch_create_params,
+    completion_create_params,
+    embedding_create_params,
+    file_create_params,
+)
 from openai.types.chat import completion_create_params as chat_create_params
 from openai.types.responses import response_create_params
 
@@ -16,6 +21,7 @@ STATUSES = {"supported", "extension", "no effect", "refused"}
 SDK = {
     "POST /v1/chat/completions": chat_create_params.CompletionCreateParamsBase,
     "POST /v1/completions": completion_create_params.CompletionCreateParamsBase,
+    "POST /v1/embeddings": embedding_create_params.EmbeddingCreateParams,
     "POST /v1/responses": response_create_params.ResponseCreateParamsBase,
     "POST /v1/files": file_create_params.FileCreateParams,
     "POST /v1/batches": batch_create_params.BatchCreateParams,

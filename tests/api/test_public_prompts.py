@@ -21,6 +21,7 @@ def served(chat_format, vocab=None):
     return ServedModel(
         id="m",
         created=0,
+        vector_len=8,
         context_len=4096,
         sampling=SamplingParams(),
         fingerprint="fp",

@@ -53,6 +53,13 @@ class ListeningEngine:
         return self.pool.max_context_len
 
     @property
+    def embedding_len(self):
+        return self.pool.embedding_len
+
+    async def embed(self, texts):
+        return await self.pool.embed(texts)
+
+    @property
     def sessions(self):
         return self.pool.sessions
 
@@ -123,6 +130,7 @@ async def serving_tiny(path, vocab, **engine):
     model = ServedModel(
         id=MODEL,
         created=0,
+        vector_len=8,
         context_len=65536,
         fingerprint="",
         sampling=SamplingParams(),

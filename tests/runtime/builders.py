@@ -26,9 +26,15 @@ def token_bytes(token: int) -> bytes:
     return f" {token}".encode()
 
 
-def engine_config(contexts: str = "2x64,1x256", **model: Any) -> EngineConfig:
+def engine_config(
+    contexts: str = "2x64,1x256", *, embedding_len: Any = 0, **model: Any
+) -> EngineConfig:
     return EngineConfig(
-        model_path="", contexts=contexts, threads=1, simulate=SimulatedModel(**model)
+        model_path="",
+        contexts=contexts,
+        threads=1,
+        embedding_len=embedding_len,
+        simulate=SimulatedModel(**model),
     )
 
 
