@@ -21,7 +21,7 @@ logger = structlog.stdlib.get_logger(__name__)
 OPEN_SECONDS = 15.0
 """How long to wait for a folder that another process, which is probably ending, still uses."""
 RETRY_SECONDS = 0.1
-CLOSE_SECONDS = 10.0
+CLOSE_SECONDS = 20.0
 """How long a worker that ends may write what is only in memory."""
 
 

@@ -14,7 +14,7 @@ from service.core.messages import Command, Report
 from service.engine.config import EngineConfig, WorkerConfig
 from service.engine.roster import Roster
 
-KILL_AFTER_SECONDS = 15
+KILL_AFTER_SECONDS = 30
 
 
 class WorkerProcess:
