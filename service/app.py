@@ -329,6 +329,8 @@ def _configure_pool(settings: Settings, path: Path, shape: Hyperparameters) -> P
             flash_attention=engine.flash_attention,
             rope_scaling=engine.rope_scaling,
             extra_buffers=extra_buffers,
+            log_level=settings.log_level,
+            log_format=settings.log_format,
             host_cache_bytes=settings.cache.host_bytes,
             disk_cache_bytes=settings.cache.disk_bytes,
             disk_cache_dir=str(settings.cache.disk_dir),

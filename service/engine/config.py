@@ -6,6 +6,7 @@ import msgspec
 
 from service.core.kv import FlashAttention, KvType
 from service.scheduler.config import SchedulerConfig
+from service.telemetry.logs import LogFormat
 
 _EXACT: frozenset[KvType] = frozenset({"f32", "f16", "bf16"})
 """Quantised values need fused attention."""
@@ -55,6 +56,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How long computed tokens that nobody uses are kept, in host memory and on disk."""
     embedding_len: int = 0
     """Tokens of the longest text that is made a vector of; 0 makes none."""
+    log_level: str = "info"
+    log_format: LogFormat = "auto"
     simulate: SimulatedModel | None = None
     scheduler: SchedulerConfig = SchedulerConfig()
 

@@ -42,6 +42,7 @@ from service.kvcache.size_class import parse_size_classes
 from service.kvcache.store import SnapshotStore
 from service.scheduler.passes import count_passes
 from service.scheduler.scheduler import Scheduler
+from service.telemetry.logs import configure_logging
 
 DIGESTS = "digests.json"
 """Beside the folders of all workers."""
@@ -226,6 +227,7 @@ def main() -> int:
     # drains and then decides when workers end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    configure_logging(config.engine.log_level, config.engine.log_format)
     channel = Channel(config)
     try:
         engine = open_engine(config.engine)

@@ -43,5 +43,7 @@ def configure_logging(level: str, log_format: LogFormat, stream: TextIO = sys.st
 def _renderers(log_format: LogFormat, stream: TextIO) -> list[structlog.typing.Processor]:
     console = stream.isatty() if log_format == "auto" else log_format == "console"
     if console:
-        return [structlog.dev.ConsoleRenderer(colors=stream.isatty())]
+        # Not rich's traceback, which shows local variables: prompts would be among them.
+        plain = structlog.dev.plain_traceback
+        return [structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=plain)]
     return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
