@@ -194,6 +194,10 @@ class SchedulerSettings(_Group):
         default=_SCHEDULER.target_itl_seconds * 1000,
         description="Gap between tokens that running streams should keep beside prompts",
     )
+    aging_s: Seconds = Field(
+        default=_SCHEDULER.aging_seconds,
+        description="Seconds of waiting that count as one step of priority",
+    )
     max_queued: Annotated[int, Field(ge=0)] = Field(
         default=1024, description="Requests that may wait; one more is answered 429"
     )
