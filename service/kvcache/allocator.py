@@ -382,7 +382,8 @@ class SlotAllocator:
     def _move(self, source: Slot, target: Slot) -> None:
         """Move a running sequence into an idle slot."""
         self._empty(target)
-        self._copy(source, target, source.num_held)
+        if source.num_held:
+            self._copy(source, target, source.num_held)
         self._drop_copy(source)
         self._drop_copy(target)
         target.owner, target.session, target.node = source.owner, source.session, source.node

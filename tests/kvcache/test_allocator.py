@@ -207,6 +207,14 @@ def test_moving_into_a_hole_takes_the_tokens_along_and_empties_the_old_slot():
     check_store(slots.store)
 
 
+def test_sequence_that_has_computed_nothing_is_moved_without_a_copy():
+    slots = allocator()
+    _, middle, _ = (start(slots, owner, talk(owner, 20)).slot for owner in (1, 2, 3))
+    slots.release(middle)
+    assert slots.close_hole(0, lambda _: 100) is not None
+    assert slots.take_operations() == []
+
+
 def test_sequence_that_ends_soon_is_not_moved():
     slots = allocator()
     slots.costs.save_seconds = 10 * slots.costs.row_seconds
