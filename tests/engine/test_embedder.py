@@ -78,7 +78,8 @@ def test_what_the_embedder_takes_is_told_with_the_rest(engine):
     try:
         assert engine.bytes_per_token == without.bytes_per_token
         more = engine.warm_up().kv_bytes - without.warm_up().kv_bytes
-        assert more == 256 * engine.bytes_per_token
+        # llama.cpp tells MiB with two digits behind the point
+        assert more == pytest.approx(256 * engine.bytes_per_token, rel=0.01)
     finally:
         without.close()
 
