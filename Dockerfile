@@ -11,7 +11,10 @@ FROM nvidia/cuda:12.8.1-devel-ubuntu24.04 AS build-cuda
 FROM ubuntu:24.04 AS run-cpu
 FROM nvidia/cuda:12.8.1-runtime-ubuntu24.04 AS run-cuda
 
+# hadolint ignore=DL3006
 FROM build-${BACKEND} AS build
+# The distribution's packages are not pinned: their fixes are wanted.
+# hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends build-essential ca-certificates python3 python3-venv \
     && rm -rf /var/lib/apt/lists/*
@@ -22,8 +25,9 @@ COPY service/__init__.py service/__init__.py
 
 # The image must run elsewhere, so no instructions of the CPU that builds it: without GGML_NATIVE, x86
 # gets AVX2, FMA, F16C and BMI2 (Haswell, 2013, and later). llama.cpp can also pick among CPU variants at
-# run time (GGML_CPU_ALL_VARIANTS with GGML_BACKEND_DL), but only for a program that calls
-# ggml_backend_load_all, and nothing here does yet. For one kind of machine, build with more, as in
+# run time: GGML_BACKEND_DL and GGML_CPU_ALL_VARIANTS, and CMAKE_INSTALL_BINDIR=llama_cpp/lib so that the wheel
+# holds them. But only for a program that calls ggml_backend_load_all_from_path, and service/llama does not yet; it
+# also opens libggml-cpu by that name, which no variant has. For one kind of machine, build with more, as in
 # --build-arg CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_AVX512=ON -DGGML_AVX512_VNNI=ON".
 ARG CMAKE_ARGS="-DGGML_NATIVE=OFF"
 # A100, RTX 30, RTX 40, H100 and H200; newer ones compile the last at their first start.
@@ -33,7 +37,9 @@ RUN --mount=type=cache,target=/root/.cache,id=smolserve-${BACKEND} \
     SMOLSERVE_BACKEND=${BACKEND} CMAKE_ARGS=${CMAKE_ARGS} CUDAARCHS=${CUDAARCHS} \
     python3 -m deploy.setup
 
+# hadolint ignore=DL3006
 FROM run-${BACKEND}
+# hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates libgomp1 libstdc++6 python3 \
     && rm -rf /var/lib/apt/lists/* \

@@ -1,10 +1,8 @@
 """A real Prometheus scrapes a service that works; every rule and every panel gets a value."""
 
 import json
-import os
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +11,7 @@ import httpx
 import pytest
 import yaml
 
+from loadtests.server import running_service
 from tests.deploy.observation import (
     PROMETHEUS,
     alerts,
@@ -57,32 +56,7 @@ class Prometheus:
 
 
 @contextmanager
-def serving(folder) -> Iterator[str]:
-    """Its URL; with keys, so that Prometheus must show one, and with the disk tier."""
-    settings = {
-        "PORT": "0",
-        "API_KEYS": KEY,
-        "ENGINE__CONTEXTS": "2x512,1x1024",
-        "ENGINE__THREADS": "1",
-        "STATE_DIR": str(folder / "state"),
-        "CACHE__DISK_DIR": str(folder / "kv"),
-        "CACHE__DISK_BYTES": str(1 << 30),
-    }
-    variables = {f"SMOLSERVE_{name}": value for name, value in settings.items()}
-    with (folder / "service.log").open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "service", "serve"],
-            env={**os.environ, **variables},  # noqa: TID251 - handed on
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-        )
-    with ended(process):
-        yield read_until(process.stdout, r"^Ready: .*?(http://\S+)")
-
-
-@contextmanager
-def prometheus(folder, service_url) -> Iterator[Prometheus]:
+def prometheus(folder, service) -> Iterator[Prometheus]:
     """With our configuration but for addresses, paths and a shorter breath."""
     configuration = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())
     configuration["global"] = dict.fromkeys(("scrape_interval", "scrape_timeout"), "1s")
@@ -90,7 +64,7 @@ def prometheus(folder, service_url) -> Iterator[Prometheus]:
     configuration["rule_files"] = [str(PROMETHEUS / name) for name in configuration["rule_files"]]
     [scrape] = configuration["scrape_configs"]
     scrape["authorization"]["credentials_file"] = str(folder / "key")
-    scrape["static_configs"] = [{"targets": [service_url.removeprefix("http://")]}]
+    scrape["static_configs"] = [{"targets": [service]}]
     (folder / "key").write_text(f"{KEY}\n")
     (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration))
     process = subprocess.Popen(
@@ -167,9 +141,19 @@ def run_batch(http, body):
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory) -> Iterator[Prometheus]:
     folder = tmp_path_factory.mktemp("watched")
-    with serving(folder) as url, prometheus(folder, url) as watching:
+    settings = {
+        "api_keys": KEY,
+        "engine__contexts": "2x512,1x1024",
+        "engine__threads": "1",
+        "cache__disk_dir": str(folder / "kv"),
+        "cache__disk_bytes": str(1 << 30),
+    }
+    with (
+        running_service(**settings) as (host, port),
+        prometheus(folder, f"{host}:{port}") as watching,
+    ):
         assert watching.wait_for_values(['up{job="smolserve"} == 1']) == [], watching.ask("targets")
-        use(url)
+        use(f"http://{host}:{port}")
         yield watching
 
 

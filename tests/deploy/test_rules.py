@@ -72,5 +72,5 @@ def test_limits_repeat_the_settings_and_the_containers():
     queue = Settings.model_validate({}).scheduler.max_queued
     assert limits["smolserve:queue_limit:requests"] == f"vector({queue})"
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
-    assert limits["smolserve:memory_limit:bytes"] == "vector(8 * 1024 ^ 3)"
-    assert compose["x-service"]["mem_limit"] == "8g"
+    assert limits["smolserve:memory_limit:bytes"] == "vector(16 * 1024 ^ 3)"
+    assert compose["x-service"]["mem_limit"] == "16g"
