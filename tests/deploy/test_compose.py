@@ -101,7 +101,7 @@ def test_the_image_listens_where_ports_and_probes_look():
 
 
 def test_a_container_gets_the_time_that_an_orderly_end_takes():
-    number, unit = re.fullmatch(r"(\d+)([sm])", COMPOSE["x-service"]["stop_grace_period"]).groups()
+    [(number, unit)] = re.findall(r"^(\d+)([sm])$", COMPOSE["x-service"]["stop_grace_period"])
     needed = DEFAULTS.drain_timeout_s + _LAST_WRITES_SECONDS + KILL_AFTER_SECONDS
     assert int(number) * SECONDS[unit] > needed
     assert KILL_AFTER_SECONDS > CLOSE_SECONDS
@@ -152,8 +152,8 @@ def test_prometheus_finds_its_configuration_and_the_key():
     [scrape] = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())["scrape_configs"]
     [secret] = prometheus["secrets"]
     assert scrape["authorization"]["credentials_file"] == f"/run/secrets/{secret}"
-    default = re.fullmatch(r"\$\{METRICS_KEY_FILE:-(.*)\}", COMPOSE["secrets"][secret]["file"])
-    assert (ROOT / default[1]).read_text().strip()
+    [default] = re.findall(r"^\$\{METRICS_KEY_FILE:-(.*)\}$", COMPOSE["secrets"][secret]["file"])
+    assert (ROOT / default).read_text().strip()
 
 
 def test_compose_serves_smollm3_on_a_gpu_when_asked():
