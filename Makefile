@@ -49,6 +49,7 @@ lock: setup-dev ## resolve the dependencies anew; UPGRADE=1 takes newer versions
 	$(UV) $(if $(UPGRADE),--upgrade) --no-emit-package llama-cpp-python --extra dev -c requirements.txt \
 		pyproject.toml deploy/setup/editable.in -o requirements-dev.txt
 	$(UV) $(if $(UPGRADE),--upgrade) deploy/setup/build.in -o requirements-build.txt
+	$(UV) $(if $(UPGRADE),--upgrade) tests/compat/requirements.in -o requirements-compat.txt
 	$(UV) --no-deps --no-binary llama-cpp-python deploy/setup/llama.in -o requirements-llama.txt
 
 setup: ## everything that `serve` needs, without serving
@@ -57,6 +58,6 @@ setup: ## everything that `serve` needs, without serving
 setup-dev:
 	@$(SETUP) --dev
 
-clean: ## remove .venv and caches; models and the built wheel stay
-	rm -rf .venv .cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache dist
+clean: ## remove the environments and caches; models and the built wheel stay
+	rm -rf .venv .venv-compat .cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache dist
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

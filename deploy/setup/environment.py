@@ -1,4 +1,4 @@
-"""The checkout's virtual environment: locked packages, llama-cpp-python and the checkout itself."""
+"""The checkout's virtual environments: locked packages, llama-cpp-python, the checkout itself."""
 
 import hashlib
 import importlib.util
@@ -23,15 +23,16 @@ _PIP_COUNTER = r"^\s*(Collecting [^\s;(]+|Installing collected packages)"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
-    """`.venv`, and a stamp in it per part that says from what it was installed."""
+    """A folder of the checkout, and a stamp in it per part that says from what it was installed."""
 
     root: Path
     logs: Path
     env: Mapping[str, str]
+    name: str = ".venv"
 
     @property
     def folder(self) -> Path:
-        return self.root / ".venv"
+        return self.root / self.name
 
     @property
     def python(self) -> str:
@@ -53,7 +54,7 @@ class Environment:
         # Gone first: whatever `--clear` met half-way would else pass for a whole environment.
         shutil.rmtree(self.folder, ignore_errors=True)
         make_venv = [sys.executable, "-m", "venv", str(self.folder)]
-        self._run(f"making .venv for Python {platform.python_version()}", make_venv)
+        self._run(f"making {self.name} for Python {platform.python_version()}", make_venv)
 
     def install_packages(self, *, dev: bool) -> None:
         """Install what the lock pins; the development lock holds all of the other."""
@@ -66,6 +67,19 @@ class Environment:
         self._pip_install(f"installing {lock}", *install, counter=_PIP_COUNTER)
         for name in _LOCKS[: dev + 1]:
             self._stamp(name, wanted[name])
+
+    def install_clients(self, lock: str, uv: Path) -> None:
+        """Install what `lock` pins, and nothing of ours, with the uv of another environment."""
+        if self._is_stamped(lock, wanted := _digest(self.root / lock)):
+            return
+        require_space(self.root, _PACKAGES_GIB, "installing the packages")
+        install = ("--require-hashes", "-r", str(self.root / lock))
+        try:
+            uv_install = [str(uv), "pip", "install", "--python", self.python]
+            self._run(f"installing {lock}", [*uv_install, *install])
+        except SetupError:  # uv is ten times as fast, but knows nothing of pip's settings
+            self._pip_install(f"installing {lock} with pip", *install, counter=_PIP_COUNTER)
+        self._stamp(lock, wanted)
 
     def install_llama(self, build: WheelBuild) -> None:
         if self._is_stamped("llama", wanted := build.identity()):

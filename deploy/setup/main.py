@@ -1,6 +1,7 @@
 """The order of the set-up. Every part does nothing when it is already there."""
 
 import argparse
+import dataclasses
 import errno
 import os
 import signal
@@ -14,6 +15,7 @@ from deploy.setup.wheel import WheelBuild
 
 ROOT = Path(__file__).resolve().parents[2]
 TESTED_MODEL = "smollm2-135m-instruct"
+CLIENTS_LOCK = "requirements-compat.txt"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -50,6 +52,10 @@ def prepare(root: Path, env: Mapping[str, str], arguments: argparse.Namespace) -
     environment.install_checkout()
     if arguments.dev:  # the service fetches what it serves by itself
         environment.fetch_model(TESTED_MODEL)
+        # Other projects' clients want other versions of what .venv has.
+        clients = dataclasses.replace(environment, name=".venv-compat")
+        clients.make()
+        clients.install_clients(CLIENTS_LOCK, uv=environment.folder / "bin" / "uv")
 
 
 def _cache_folder(env: Mapping[str, str]) -> Path:

@@ -1,6 +1,7 @@
 """`python3 -m deploy.setup` as a newcomer meets it: one line on stderr, exit code not 0."""
 
 import ast
+import dataclasses
 import hashlib
 import importlib.util
 import json
@@ -16,6 +17,7 @@ import pytest
 
 from deploy.setup.environment import Environment
 from deploy.setup.errors import SetupError
+from deploy.setup.main import CLIENTS_LOCK
 from deploy.setup.wheel import WheelBuild
 
 ROOT = Path(__file__).parents[2]
@@ -40,6 +42,9 @@ def install_everything_but_llama(checkout: Path) -> None:
     stamps = {name: digest(checkout / name) for name in LOCKS}
     stamps["checkout"] = digest(checkout / "pyproject.toml")
     (checkout / ".venv" / "smolserve-setup.json").write_text(json.dumps(stamps))
+    shutil.copytree(checkout / ".venv", checkout / ".venv-compat")
+    clients = {CLIENTS_LOCK: digest(checkout / CLIENTS_LOCK)}
+    (checkout / ".venv-compat" / "smolserve-setup.json").write_text(json.dumps(clients))
 
 
 def digest(file: Path) -> str:
@@ -156,6 +161,17 @@ def test_a_full_disk_is_found_before_the_environment_is_made(tmp_path, monkeypat
     with pytest.raises(SetupError, match="needs 1 GiB free"):
         build_environment(tmp_path).make()
     assert not (tmp_path / ".venv").exists()
+
+
+def test_clients_are_installed_by_uv_or_else_by_pip(tmp_path):
+    (tmp_path / "clients.txt").write_text("# none\n")
+    environment = dataclasses.replace(build_environment(tmp_path), name=".venv-clients")
+    environment.make()
+    for uv, installed in (("true", "clients.txt"), ("false", "clients.txt-with-pip")):
+        (tmp_path / ".venv-clients" / "smolserve-setup.json").unlink(missing_ok=True)
+        environment.install_clients("clients.txt", uv=Path(shutil.which(uv) or uv))
+        assert (tmp_path / "logs" / f"installing-{installed}.log").exists()
+    environment.install_clients("clients.txt", uv=Path("not asked"))
 
 
 def test_an_environment_of_another_python_is_made_anew(tmp_path):

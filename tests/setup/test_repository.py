@@ -13,6 +13,7 @@ LOCKS = (
     "requirements.txt",
     "requirements-dev.txt",
     "requirements-build.txt",
+    "requirements-compat.txt",
     "requirements-llama.txt",
 )
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -45,11 +46,14 @@ def test_the_locks_hold_what_the_project_asks_for():
     assert names_of(PROJECT["dependencies"]) - compiled <= set(read_lock("requirements.txt"))
     extra = names_of(PROJECT["optional-dependencies"]["dev"])
     assert extra <= set(read_lock("requirements-dev.txt"))
+    clients = (ROOT / "tests" / "compat" / "requirements.in").read_text().splitlines()
+    asked = names_of([line for line in clients if not line.startswith("#")])
+    assert asked <= set(read_lock("requirements-compat.txt"))
 
 
 def test_llama_cpp_python_is_in_a_lock_of_its_own():
     assert read_lock("requirements-llama.txt") == {"llama-cpp-python": {"0.3.36"}}
-    assert all("llama-cpp-python" not in read_lock(name) for name in LOCKS[:3])
+    assert all("llama-cpp-python" not in read_lock(name) for name in LOCKS[:4])
     assert {"diskcache", "jinja2", "numpy", "typing-extensions"} <= set(
         read_lock("requirements.txt")
     )
