@@ -185,6 +185,16 @@ class CacheSettings(_Group):
         description="Files, separated by commas, each with a system prompt that all keys may share",
     )
 
+    @field_validator("disk_bytes")
+    @classmethod
+    def _pass_through_memory(cls, disk_bytes: int, info: ValidationInfo) -> int:
+        if disk_bytes and info.data.get("host_bytes") == 0:
+            raise ValueError(
+                "what is on disk passes through host memory; "
+                f"give that some too with {PREFIX}CACHE__HOST_BYTES"
+            )
+        return disk_bytes
+
 
 class SchedulerSettings(_Group):
     step_tokens: Count = Field(

@@ -58,7 +58,6 @@ class DiskTier:
             end=len(origin.tokens),
             num_public=origin.num_public,
             sessions=list(origin.sessions),
-            used_at=time.time(),  # noqa: TID251 - it outlives the process
         )
         self._files.write(file_id, record, payload)
 
@@ -72,7 +71,7 @@ class DiskTier:
     def fill(self, store: SnapshotStore) -> None:
         """Tell the store what an earlier process left."""
         age = time.time() - store.now  # noqa: TID251 - files have the wall clock's time
-        found = sorted(self._files.scan(), key=lambda file: (file.record.used_at, file.file_id))
+        found = sorted(self._files.scan(), key=lambda file: (file.used_at, file.file_id))
         for file in found:
             record = file.record
             tokens = make_tokens()
@@ -80,7 +79,7 @@ class DiskTier:
             origin = Origin(
                 record.label, record.num_public, tokens, record.start, tuple(record.sessions)
             )
-            store.adopt(file.file_id, origin, record.used_at - age)
+            store.adopt(file.file_id, origin, file.used_at - age)
 
     def settle(self, scheduler: Scheduler, store: SnapshotStore, engine: Engine) -> bool:
         """Tell them what has ended; whether anything has."""
@@ -114,5 +113,9 @@ class DiskTier:
             return False
         return True
 
-    def close(self) -> None:
+    def close(self, store: SnapshotStore) -> None:
+        """Write down what was used when, and end what was begun."""
+        age = time.time() - store.now  # noqa: TID251 - files have the wall clock's time
+        for file_id, used_at in store.list_files():
+            self._files.note_use(file_id, age + used_at)
         self._files.close(CLOSE_SECONDS)

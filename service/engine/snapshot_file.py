@@ -45,8 +45,6 @@ class FileRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Leading tokens of the run that all tenants share."""
     sessions: list[tuple[str, str]]
     """(tenant, session) of those whose run ends here."""
-    used_at: float
-    """Seconds of the wall clock, for the order of eviction after a restart."""
 
     def __post_init__(self) -> None:
         """Raises ValueError, which msgspec makes an error of decoding."""
@@ -65,6 +63,8 @@ class StoredFile:
     file_id: int
     record: FileRecord
     num_bytes: int
+    used_at: float
+    """Seconds of the wall clock: the file's own time."""
 
 
 class _Header(msgspec.Struct, frozen=True):

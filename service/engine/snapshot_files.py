@@ -149,7 +149,12 @@ class SnapshotFiles:
                     reason = _describe(error)
                 else:
                     file_id = int(path.stem, 16)
-                    stored.append(StoredFile(file_id=file_id, record=record, num_bytes=num_bytes))
+                    used_at = path.stat().st_mtime
+                    stored.append(
+                        StoredFile(
+                            file_id=file_id, record=record, num_bytes=num_bytes, used_at=used_at
+                        )
+                    )
                     continue
             elif not _TEMPORARY.fullmatch(path.name):
                 continue
@@ -183,6 +188,11 @@ class SnapshotFiles:
     def erase(self, file_id: int) -> None:
         """Remove a file; has no completion. A write of it that has not begun ends with an error."""
         self._hurry(_Erase(file_id))
+
+    def note_use(self, file_id: int, used_at: float) -> None:
+        """Remember when a written file was last used, for the next process."""
+        with contextlib.suppress(OSError):
+            os.utime(self._path(file_id), (used_at, used_at))
 
     def take_done(self) -> list[Written | Read]:
         """What has ended since the last call, in the order in which it did."""
@@ -329,6 +339,7 @@ class SnapshotFiles:
         else:
             try:
                 payload = read_payload(path, self._fingerprint)
+                os.utime(path)
             except Exception as failure:  # noqa: BLE001 - the top of the thread's loop
                 error = _describe(failure)
                 _remove(path)

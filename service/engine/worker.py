@@ -89,13 +89,16 @@ class Worker:
 
     def list_sessions(self) -> tuple[tuple[str, str, int], ...]:
         """(tenant, session, tokens) of what the disk tier had at the start."""
-        return tuple((*session, num_tokens) for session, num_tokens in self._store.list_sessions())
+        return tuple((*session, num_tokens) for session, num_tokens in self._store.sessions)
 
     def run(self) -> None:
         while self._is_running:
             started = self._clock()
-            is_idle = not self._scheduler.has_work and not self._lane.has_work
-            commands = self._channel.receive(timeout=self._expiry - started if is_idle else 0)
+            is_idle = not (
+                self._scheduler.has_work or self._lane.has_work or self._store.has_operations
+            )
+            until = min(self._expiry, self._scheduler.next_timeout)
+            commands = self._channel.receive(timeout=until - started if is_idle else 0)
             if is_idle:
                 started = self._clock()
             self._store.now = started
@@ -104,7 +107,7 @@ class Worker:
             has_settled = self._settle()
             if self._scheduler.has_work:
                 self.step(started)
-            elif commands or has_settled:
+            elif commands or has_settled or self._store.has_operations:
                 self._engine.execute(self._scheduler.plan())
                 self._publish([], Plan(), 0.0, 0.0)
             self._embed(self._clock() - started)
@@ -114,7 +117,7 @@ class Worker:
         if self._disk is not None:
             self._allocator.flush()
             self._engine.execute(Plan(self._allocator.take_operations()))
-            self._disk.close()
+            self._disk.close(self._store)
 
     def _settle(self) -> bool:
         """Take in what a disk has done and time has brought; whether that was anything."""
@@ -167,7 +170,7 @@ class Worker:
         self._channel.roster.write([sequence.id for sequence in self._scheduler.running])
         result = self._engine.execute(plan)
         outputs = self._scheduler.apply(result)
-        self._publish(outputs, plan, result.decode_seconds, time.monotonic() - started)
+        self._publish(outputs, plan, result.decode_seconds, self._clock() - started)
 
     def _embed(self, step_seconds: float) -> None:
         """Give texts what the chats' step leaves, after its tokens are on their way."""

@@ -8,8 +8,6 @@ needed; then they go to the store, if they are worth it. A prefix is reused from
 least: the slot itself, the store, another slot, also one whose sequence still runs.
 """
 
-import bisect
-import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -25,6 +23,7 @@ from service.core.plan import (
     make_tokens,
 )
 from service.kvcache.counters import Source
+from service.kvcache.density import added_bridging, bridging, find_holes
 from service.kvcache.size_class import SizeClass
 from service.kvcache.store import SnapshotStore
 from service.kvcache.tree import Match, Node, Path, SessionKey
@@ -61,6 +60,8 @@ class Acquired:
 
     slot: Slot
     num_cached: int
+    source: Source
+    """Where they were."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,12 +133,11 @@ class SlotAllocator:
         *,
         session: SessionKey | None = None,
         num_steps: int = 1,
-        is_loaded: bool = False,
     ) -> Acquired:
         """Give `owner` the idle slot of a class that costs least, with a usable prefix in it.
 
-        `num_steps` is how long it will probably run; `is_loaded` says that a disk was read for it.
-        At least one token of `path` is left to compute, so that there are logits to draw from.
+        `num_steps` is how long it will probably run. At least one token of `path` is left to
+        compute, so that there are logits to draw from.
         """
         wanted = path.cut(len(path.tokens) - 1)
         slot, filling = self._choose_slot(class_index, wanted, num_steps)
@@ -146,13 +146,10 @@ class SlotAllocator:
             self._cut_back(slot, filling.num_tokens)
         else:
             self._empty(slot)
-            # Emptying adds to the store; nothing leaves it before `shrink`.
+            # Emptying may have added to the store; nothing leaves it before `shrink`.
             match = self.store.match(wanted)
             filling = self._choose_filling(wanted, match)
             source = self._fill(slot, wanted, match, filling, session)
-        if filling.num_tokens:
-            is_from_disk = is_loaded and source == "host"
-            self.store.counters.hit("disk" if is_from_disk else source, filling.num_tokens)
         before, slot.node = slot.node, self.store.note_slot(path)
         self.store.forget_slot(before)
         slot.owner, slot.session = owner, session
@@ -160,8 +157,9 @@ class SlotAllocator:
         slot.num_held = filling.num_tokens
         self._num_idle[class_index] -= 1
         self._is_changed[class_index] = True
+        self.store.num_changes += 1
         self.store.shrink()
-        return Acquired(slot, filling.num_tokens)
+        return Acquired(slot, filling.num_tokens, source)
 
     def release(self, slot: Slot) -> None:
         """Take a slot back; what its cells hold stays reusable."""
@@ -171,8 +169,10 @@ class SlotAllocator:
         before = slot.node
         slot.node = self.store.note_slot(slot.held)
         self.store.forget_slot(before)
-        if slot.session is not None:
-            self.store.mark(slot.session, slot.node)
+        if slot.session is not None and slot.node is not None:
+            self.store.sessions.add(slot.session, slot.node)
+        self.store.num_changes += 1
+        self.store.shrink()
 
     def find_provider(self, path: Path, min_tokens: int) -> tuple[int, int] | None:
         """Who is about to compute at least `min_tokens` of `path` that nobody has; how much of it.
@@ -203,6 +203,8 @@ class SlotAllocator:
             max((self._shared(match, slot) for slot in self._slots()), default=0),
         )
         length = self.store.disk_len(match)
+        if not self.store.has_room_for(length):
+            return set()
         num_loaded = length - self.store.host_len(match)
         copying = num_loaded * self.costs.load_seconds + length * self.costs.restore_seconds
         if copying >= (length - in_reach) * self.costs.prefill_seconds:
@@ -220,13 +222,14 @@ class SlotAllocator:
             return None
         slots = self.classes[class_index]
         running = [slot.index for slot in slots if slot.owner is not None]
-        before, holes = self._bridging(running), _holes(running)
+        before, holes = bridging(running, self.costs), find_holes(running)
         best: tuple[float, Slot, Slot] | None = None
         for index, hole in ((running[-1], holes[0]), (running[0], holes[-1])) if holes else ():
             source = slots[index]
             assert source.owner is not None
-            after = self._bridging(sorted({*running, hole} - {index}))
+            after = bridging(sorted({*running, hole} - {index}), self.costs)
             copying = source.num_held * (self.costs.save_seconds + self.costs.restore_seconds)
+            copying += self._saving_seconds(slots[hole])
             gain = (before - after) * num_steps(source.owner) - copying
             if gain > 0 and (best is None or gain > best[0]):
                 best = gain, source, slots[hole]
@@ -267,10 +270,9 @@ class SlotAllocator:
 
     def flush(self) -> None:
         """Save what idle slots hold, and begin to write all that is saved to disk."""
-        for slot in self._slots():
-            if slot.owner is None and slot.num_held and self._can_copy:
-                self.store.keep(slot.held, slot.class_index, slot.index)
-                self.store.shrink()
+        for slot in sorted(self._slots(), key=lambda slot: slot.used_at):
+            if slot.owner is None and slot.num_held:
+                self._save(slot)
         self.store.flush()
 
     def note_copies(self, copies: Iterable[CopyTime]) -> None:
@@ -305,9 +307,11 @@ class SlotAllocator:
             if slot.owner is not None:
                 continue
             filling = self._choose_in_place(slot, wanted, match, elsewhere)
-            num_lost = slot.num_held - (filling.num_tokens if filling.source is slot else 0)
-            seconds = filling.seconds + num_lost * self.costs.save_seconds
-            seconds += num_steps * self._added_bridging(running, slot.index)
+            seconds = filling.seconds
+            is_whole = filling.source is slot and filling.num_tokens == slot.num_held
+            if not is_whole:
+                seconds += self._saving_seconds(slot)
+            seconds += num_steps * added_bridging(running, slot.index, self.costs)
             rank = (seconds, slot.used_at, slot.index)
             if best is None or rank < best:
                 best, chosen = rank, (slot, filling)
@@ -405,6 +409,12 @@ class SlotAllocator:
             self.store.counters.evict("slot")
         self._clear(slot)
 
+    def _saving_seconds(self, slot: Slot) -> float:
+        """What it costs to keep what an idle slot holds; nothing where it cannot be kept."""
+        if not self._can_copy or not self.store.has_room_for(slot.num_held):
+            return 0.0
+        return slot.num_held * self.costs.save_seconds
+
     def _save(self, slot: Slot) -> None:
         if self._can_copy:
             self.store.keep(slot.held, slot.class_index, slot.index)
@@ -420,21 +430,3 @@ class SlotAllocator:
             self._drop_copy(slot)
             slot.num_held = num_tokens
             self.store.operate(Truncate(slot.class_index, slot.index, num_tokens))
-
-    def _bridging(self, running: list[int]) -> float:
-        """What the gaps between running slots add to each step."""
-        return sum(self.costs.bridge(b - a - 1) for a, b in itertools.pairwise(running))
-
-    def _added_bridging(self, running: list[int], index: int) -> float:
-        """What running in one more slot adds to it; less than nothing where it fills a gap."""
-        place = bisect.bisect(running, index)
-        around = running[max(place - 1, 0) : place + 1] if place else running[:1]
-        return self._bridging(sorted([*around, index])) - self._bridging(around)
-
-
-def _holes(running: list[int]) -> list[int]:
-    """Idle slots between running ones."""
-    if not running:
-        return []
-    taken = set(running)
-    return [index for index in range(running[0], running[-1]) if index not in taken]

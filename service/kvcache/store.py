@@ -27,6 +27,7 @@ from service.core.plan import (
 )
 from service.kvcache.costs import Costs
 from service.kvcache.counters import CacheCounters
+from service.kvcache.sessions import SessionMarks, list_owners
 from service.kvcache.tree import Match, Node, Path, PrefixTree, SessionKey
 
 MIN_SAVED = 4
@@ -79,7 +80,7 @@ class SnapshotStore:
         self._files: dict[int, File] = {}
         self._disk: OrderedDict[int, None] = OrderedDict()
         """Written files, least recently used first."""
-        self._sessions: dict[SessionKey, set[Node]] = {}
+        self.sessions = SessionMarks()
         self._host_tokens = self._leaving_tokens = self._disk_tokens = 0
         self._last_id = 0
         self._operations: list[SlotOperation] = []
@@ -109,10 +110,6 @@ class SnapshotStore:
     @property
     def disk_bytes(self) -> int:
         return self._disk_tokens * self._bytes_per_token
-
-    @property
-    def num_sessions(self) -> int:
-        return len(self._sessions)
 
     def new_segment(self) -> int:
         """An id never used before; also for copies that the store does not keep."""
@@ -213,6 +210,9 @@ class SnapshotStore:
         """Let the least recently used leave until the budgets are kept."""
         while self._host_tokens > self._host_budget:
             self._leave_host(next(iter(self._host)))
+        self._shrink_disk()
+
+    def _shrink_disk(self) -> None:
         while self._disk_tokens > self._disk_budget and self._disk:
             self._erase(self._files[next(iter(self._disk))])
             self.counters.evict("disk")
@@ -236,6 +236,7 @@ class SnapshotStore:
                 file.loading = self.new_segment()
                 self.operate(Load(file_id, file.loading))
         self._touch(nodes)
+        self.shrink()
         return files
 
     def note_read(self, file_id: int, segment_id: int, *, is_good: bool) -> None:
@@ -277,7 +278,7 @@ class SnapshotStore:
         return min(oldest, default=self.now) + self.ttl_seconds
 
     def flush(self) -> None:
-        """Begin to write everything to disk that is in host memory only, latest used first."""
+        """Begin to write what is in host memory only, as the last thing; files make room for it."""
         room = self._disk_budget
         for node in list(reversed(self._host)):
             room -= len(node.tokens)
@@ -285,10 +286,22 @@ class SnapshotStore:
                 break
             if node.file is None:
                 self._archive(node)
+        self._shrink_disk()
+
+    def list_files(self) -> Iterator[tuple[int, float]]:
+        """Each file that is written, and when it was last used."""
+        for file_id in self._disk:
+            yield file_id, _used_at(self._files[file_id])
 
     def adopt(self, file_id: int, origin: Origin, used_at: float) -> None:
         """Take in a file that an earlier process left. Call for the least recently used first."""
         self._last_id = max(self._last_id, file_id)
+        now, self.now = self.now, used_at  # splitting a node uses it
+        self._adopt(file_id, origin)
+        self.now = now
+        self.shrink()
+
+    def _adopt(self, file_id: int, origin: Origin) -> None:
         path = Path(origin.label, origin.tokens, origin.num_public)
         self._tree.insert(path.cut(origin.start))
         end = self._tree.insert(path)
@@ -304,27 +317,16 @@ class SnapshotStore:
         self._disk[file_id] = None
         self._disk_tokens += num_tokens
         for node in nodes:
-            node.file, node.used_at = file_id, used_at
+            node.file, node.used_at = file_id, self.now
         for session in origin.sessions:
-            self.mark(session, end)
-        self.shrink()
-
-    def mark(self, session: SessionKey, end: Node | None) -> None:
-        """A run of a session ends at `end`; runs that it continues are the same run."""
-        if end is None:
-            return
-        for node in end.ancestry():
-            if node is not end and session in node.sessions:
-                self._unmark(session, node)
-        end.sessions.add(session)
-        self._sessions.setdefault(session, set()).add(end)
+            self.sessions.add(session, end)
 
     def forget(self, session: SessionKey) -> int:
         """Free what only this session has; how many tokens that was."""
         freed = 0
-        while ends := self._sessions.get(session):
-            node = next(iter(ends))  # freeing one may cut off another, whose mark then moves up
-            self._unmark(session, node)
+        # Freeing a run may cut off another of the session, whose mark then moves up.
+        while (node := self.sessions.find(session)) is not None:
+            self.sessions.remove(session, node)
             while not (node.is_root or node.children or node.sessions or node.num_slots):
                 if node.segment is not None or node.file is not None:
                     freed += len(node.tokens)
@@ -334,16 +336,15 @@ class SnapshotStore:
                 node = parent
         return freed
 
-    def list_sessions(self) -> Iterator[tuple[SessionKey, int]]:
-        """Each session and how many tokens its longest run has."""
-        for session, nodes in self._sessions.items():
-            yield session, max(node.end for node in nodes)
-
     def _is_readable(self, node: Node) -> bool:
         return node.file is not None and self._files[node.file].is_written
 
+    def has_room_for(self, num_tokens: int) -> bool:
+        """Whether host memory could have a run of that length at all."""
+        return num_tokens <= self._host_budget
+
     def _is_worth_saving(self, num_tokens: int, missing: int) -> bool:
-        if num_tokens > self._host_budget or missing < MIN_SAVED:
+        if not self.has_room_for(num_tokens) or missing < MIN_SAVED:
             return False
         return missing * self.costs.prefill_seconds > num_tokens * self.costs.save_seconds
 
@@ -448,30 +449,16 @@ class SnapshotStore:
         self._prune(node)
 
     def _prune(self, node: Node) -> None:
-        """Cut off a node that nothing needs, and those that only led to it.
-
-        Sessions stay with what is left of their run.
-        """
+        """Cut off a node that nothing needs, and those that only led to it."""
         while not node.is_root and not node.is_needed:
             parent = node.parent
             assert parent is not None
             if parent.children.get(node.branch) is not node:
                 return  # cut off before
-            for session in list(node.sessions):
-                self._unmark(session, node)
-                if not parent.is_root:
-                    parent.sessions.add(session)
-                    self._sessions.setdefault(session, set()).add(parent)
+            self.sessions.leave(node)
             self._tree.cut_off(node)
             node = parent
         self._tree.absorb(node)
-
-    def _unmark(self, session: SessionKey, node: Node) -> None:
-        node.sessions.discard(session)
-        nodes = self._sessions[session]
-        nodes.discard(node)
-        if not nodes:
-            del self._sessions[session]
 
 
 def _origin(node: Node) -> Origin:
@@ -485,7 +472,7 @@ def _origin(node: Node) -> Origin:
         num_public=num_public,
         tokens=tokens,
         start=node.start,
-        sessions=tuple(sorted(node.sessions)),
+        sessions=list_owners(node),
     )
 
 

@@ -1,7 +1,9 @@
 """Sequences that wait for a running one to compute the prefix they share with it."""
 
+import heapq
+import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from service.scheduler.sequence import Sequence
 
@@ -21,11 +23,22 @@ class Follower:
         return self.provider.slot is None or self.provider.num_computed >= self.num_tokens
 
 
+@dataclass(slots=True)
+class _Line:
+    """Who follows one provider, the one that needs least first."""
+
+    waiting: list[tuple[int, int, Follower]] = field(
+        default_factory=list[tuple[int, int, Follower]]
+    )
+
+
 class Followers:
-    """In the order they began to wait."""
+    """A step looks at one follower of each provider, however many there are."""
 
     def __init__(self) -> None:
         self._followers: dict[int, Follower] = {}
+        self._lines: dict[int, _Line] = {}
+        self._order = itertools.count()
 
     def __len__(self) -> int:
         return len(self._followers)
@@ -35,15 +48,33 @@ class Followers:
 
     def add(self, follower: Follower) -> None:
         self._followers[follower.sequence.id] = follower
+        line = self._lines.setdefault(follower.provider.id, _Line())
+        heapq.heappush(line.waiting, (follower.num_tokens, next(self._order), follower))
 
-    def remove(self, sequence_id: int) -> bool:
-        """Forget a sequence; whether it was waiting here."""
-        return self._followers.pop(sequence_id, None) is not None
+    def remove(self, sequence_id: int) -> Sequence | None:
+        """Forget a sequence; it, if it was waiting here."""
+        follower = self._followers.pop(sequence_id, None)
+        return None if follower is None else follower.sequence
 
     def take_served(self) -> list[Follower]:
         """Those that need wait no longer, latest first."""
-        served = [follower for follower in self._followers.values() if follower.is_served]
-        for follower in served:
-            del self._followers[follower.sequence.id]
-        served.reverse()
-        return served
+        served: list[tuple[int, Follower]] = []
+        for provider_id, line in list(self._lines.items()):
+            while line.waiting and self._is_due(line.waiting[0][2]):
+                _, order, follower = heapq.heappop(line.waiting)
+                if self._followers.get(follower.sequence.id) is follower:
+                    del self._followers[follower.sequence.id]
+                    served.append((order, follower))
+            if not line.waiting:
+                del self._lines[provider_id]
+        served.sort(key=_order_of, reverse=True)
+        return [follower for _, follower in served]
+
+    def _is_due(self, follower: Follower) -> bool:
+        """Served, or forgotten."""
+        is_here = self._followers.get(follower.sequence.id) is follower
+        return follower.is_served or not is_here
+
+
+def _order_of(entry: tuple[int, Follower]) -> int:
+    return entry[0]

@@ -13,6 +13,8 @@ class Loading:
     sequence: Sequence
     class_index: int
     files: set[int]
+    until: float
+    """When it waits no longer."""
 
 
 class LoadingSequences:
@@ -27,19 +29,29 @@ class LoadingSequences:
     def __iter__(self) -> Iterator[Sequence]:
         return (loading.sequence for loading in self._loading.values())
 
+    @property
+    def next_timeout(self) -> float:
+        return min((loading.until for loading in self._loading.values()), default=float("inf"))
+
     def add(self, loading: Loading) -> None:
         self._loading[loading.sequence.id] = loading
 
-    def remove(self, sequence_id: int) -> bool:
-        """Forget a sequence; whether it was waiting here."""
-        return self._loading.pop(sequence_id, None) is not None
+    def remove(self, sequence_id: int) -> Sequence | None:
+        """Forget a sequence; it, if it was waiting here."""
+        loading = self._loading.pop(sequence_id, None)
+        return None if loading is None else loading.sequence
 
     def take_loaded(self, file_id: int) -> list[Loading]:
         """Those that waited for nothing else, latest first."""
         for loading in self._loading.values():
             loading.files.discard(file_id)
-        loaded = [loading for loading in self._loading.values() if not loading.files]
-        for loading in loaded:
+        return self._take([each for each in self._loading.values() if not each.files])
+
+    def take_late(self, now: float) -> list[Loading]:
+        """Those that have waited long enough, latest first."""
+        return self._take([each for each in self._loading.values() if each.until <= now])
+
+    def _take(self, taken: list[Loading]) -> list[Loading]:
+        for loading in taken:
             del self._loading[loading.sequence.id]
-        loaded.reverse()
-        return loaded
+        return taken[::-1]

@@ -42,22 +42,17 @@ class WaitingQueue:
         self.push(sequence, class_index)
         self._lines[class_index][sequence.priority].move_to_end(sequence.id, last=False)
 
-    def pop(self, class_index: int) -> Sequence:
-        sequence = self.first(class_index)
-        self.remove(sequence.id)
-        return sequence
-
-    def remove(self, sequence_id: int) -> bool:
-        """Forget a sequence; whether it was waiting."""
+    def remove(self, sequence_id: int) -> Sequence | None:
+        """Forget a sequence; it, if it was waiting."""
         place = self._places.pop(sequence_id, None)
         if place is None:
-            return False
+            return None
         class_index, priority = place
         line = self._lines[class_index][priority]
-        del line[sequence_id]
+        sequence = line.pop(sequence_id)
         if not line:
             del self._lines[class_index][priority]
-        return True
+        return sequence
 
     def forget(self, session: tuple[str, str]) -> None:
         """What sequences of a session leave behind is not kept."""

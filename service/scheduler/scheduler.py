@@ -14,7 +14,7 @@ from service.core.messages import SequenceOutput, Submit
 from service.core.plan import Chunk, ContextPlan, Filler, Plan, StepResult
 from service.core.request import FinishReason
 from service.core.sampling import TokenLogprobs
-from service.kvcache.allocator import SlotAllocator
+from service.kvcache.allocator import Acquired, SlotAllocator
 from service.kvcache.tree import SessionKey
 from service.scheduler.config import SchedulerConfig
 from service.scheduler.followers import Follower, Followers
@@ -27,6 +27,8 @@ USUAL_OUTPUT = 64
 """Tokens. How long answers are taken to be until some have ended."""
 SMOOTHING = 0.1
 """Weight of the latest answer in their mean length."""
+LOAD_SECONDS = 5.0
+"""A disk that takes longer is not waited for: the prefix is computed again."""
 MIN_SHARED = 64
 """Tokens. A shorter prefix that another is computing is computed again rather than waited for."""
 
@@ -66,7 +68,13 @@ class Scheduler:
     @property
     def has_work(self) -> bool:
         """Whether there is a step to do; not while all there is waits for a disk."""
-        return bool(self._running or self._waiting or self._followers)
+        is_late = self._loading.next_timeout <= self._allocator.store.now
+        return bool(self._running or self._waiting or self._followers or is_late)
+
+    @property
+    def next_timeout(self) -> float:
+        """When a disk has been waited for long enough."""
+        return self._loading.next_timeout
 
     @property
     def running(self) -> list[Sequence]:
@@ -85,11 +93,11 @@ class Scheduler:
 
     def abort(self, sequence_id: int) -> bool:
         """Forget a sequence, waiting or running; whether there was one."""
-        if any(
-            waiting.remove(sequence_id)
-            for waiting in (self._waiting, self._followers, self._loading)
-        ):
-            return True
+        for waiting in (self._waiting, self._followers, self._loading):
+            sequence = waiting.remove(sequence_id)
+            if sequence is not None:
+                self._forget_if_asked(sequence)
+                return True
         sequence = self._running.get(sequence_id)
         if sequence is None:
             return False
@@ -99,7 +107,7 @@ class Scheduler:
     def plan(self) -> Plan:
         """Decide the next step. Until `apply`, nothing else may be called."""
         self._move_up_outgrown()
-        self._recall_followers()
+        self._recall_parked()
         self._admit()
         self._close_holes()
         contexts = self._share_budget()
@@ -170,6 +178,7 @@ class Scheduler:
             elif sequence.is_complete:
                 reason = "length"
         if reason is not None:
+            self._mean_output += SMOOTHING * (sequence.num_output - self._mean_output)
             self._end(sequence)
         logprobs = None if measured is None else [measured, *[None] * len(added)][: len(added)]
         return SequenceOutput(sequence.id, added, reason, sequence.num_cached, logprobs)
@@ -182,7 +191,10 @@ class Scheduler:
     def _end(self, sequence: Sequence) -> None:
         del self._running[sequence.id]
         self._release(sequence)
-        self._mean_output += SMOOTHING * (sequence.num_output - self._mean_output)
+        self._forget_if_asked(sequence)
+
+    def _forget_if_asked(self, sequence: Sequence) -> None:
+        """Free what it left, if its session was forgotten while it was here."""
         if sequence.is_forgotten and sequence.session is not None:
             self._allocator.forget(sequence.session)
 
@@ -217,14 +229,22 @@ class Scheduler:
         Beside running streams, copying into slots takes no longer than a token should; whoever is
         left has its turn in the next step.
         """
-        is_decoding = any(sequence.is_decoding for sequence in self._running.values())
-        limit = self._config.target_itl_seconds if is_decoding else float("inf")
-        for find_class in (self._find_idle, self._find_lender, self._make_way):
+        num_parked = len(self._followers) + len(self._loading) + self._allocator.num_slots
+        for find_class in (self._find_idle, self._find_lender, self._find_weaker):
             for queue in range(self._num_classes):
-                while self._waiting.has(queue) and self._allocator.store.copying_seconds < limit:
+                while self._waiting.has(queue) and self._has_time_to_copy():
+                    if len(self._followers) + len(self._loading) >= num_parked:
+                        return  # a long line that shares a prefix is taken in over some steps
                     class_index = find_class(queue)
-                    if class_index is None or not self._start_or_wait(queue, class_index):
+                    if class_index is None:
                         break
+                    self._start_or_park(queue, class_index)
+
+    def _has_time_to_copy(self) -> bool:
+        """Whether copies planned so far leave running streams their target."""
+        if not any(sequence.is_decoding for sequence in self._running.values()):
+            return True
+        return self._allocator.store.copying_seconds < self._config.target_itl_seconds
 
     def _find_idle(self, queue: int) -> int | None:
         return queue if self._allocator.has_idle(queue) else None
@@ -236,54 +256,61 @@ class Scheduler:
                 return lender
         return None
 
-    def _make_way(self, queue: int) -> int | None:
-        """The class of a slot that a sequence of lower priority gives up."""
+    def _find_weaker(self, queue: int) -> int | None:
+        """The class of a slot that a sequence of lower priority would give up."""
+        weakest = self._find_weakest(queue)
+        return None if weakest is None else _class_of(weakest)
+
+    def _find_weakest(self, queue: int) -> Sequence | None:
         waiting = self._waiting.first(queue)
         lower = [
             sequence
             for sequence in self._running.values()
             if sequence.priority > waiting.priority and _class_of(sequence) >= queue
         ]
-        last = max(lower, key=self._waiting.rank, default=None)
-        if last is None or self._waiting.rank(last) <= self._waiting.rank(waiting):
+        weakest = max(lower, key=self._waiting.rank, default=None)
+        if weakest is None or self._waiting.rank(weakest) <= self._waiting.rank(waiting):
             return None
-        class_index = _class_of(last)
-        self._give_way(last)
-        return class_index
+        return weakest
 
-    def _start_or_wait(self, queue: int, class_index: int) -> bool:
-        """Take the head of a queue; False leaves it there, since enough wait already.
+    def _start_or_park(self, queue: int, class_index: int) -> None:
+        """Start the head of a queue, in a slot that is idle or that a weaker sequence gives up.
 
-        It waits for a running sequence that computes its prefix, or for a disk that has it. More
-        followers than slots could not start together anyway, and each costs every step.
+        Or let it wait aside: for a running sequence that computes its prefix, for a disk that has
+        it.
         """
         sequence = self._waiting.first(queue)
         provider = self._allocator.find_provider(sequence.prefix, MIN_SHARED)
         if provider is not None:
-            if len(self._followers) >= self._allocator.num_slots:
-                return False
             owner, num_tokens = provider
-            follower = Follower(sequence, queue, self._running[owner], num_tokens)
             self._waiting.remove(sequence.id)
-            self._followers.add(follower)
-            return True
-        self._waiting.remove(sequence.id)
+            self._followers.add(Follower(sequence, queue, self._running[owner], num_tokens))
+            return
         files = self._find_files(sequence)
         if files:
+            self._waiting.remove(sequence.id)
             sequence.has_loaded = True
-            self._loading.add(Loading(sequence, queue, files))
-        else:
-            self._start(sequence, class_index)
-        return True
+            self._loading.add(
+                Loading(sequence, queue, files, self._allocator.store.now + LOAD_SECONDS)
+            )
+            return
+        if not self._allocator.has_idle(class_index):
+            weakest = self._find_weakest(queue)
+            assert weakest is not None
+            self._give_way(weakest)
+        self._waiting.remove(sequence.id)
+        self._start(sequence, class_index)
 
     def _find_files(self, sequence: Sequence) -> set[int]:
         if sequence.has_loaded or len(self._loading) >= self._allocator.num_slots:
             return set()
         return self._allocator.load(sequence.prefix)
 
-    def _recall_followers(self) -> None:
+    def _recall_parked(self) -> None:
         for follower in self._followers.take_served():
             self._waiting.push_front(follower.sequence, follower.class_index)
+        for loading in self._loading.take_late(self._allocator.store.now):
+            self._waiting.push_front(loading.sequence, loading.class_index)
 
     def _start(self, sequence: Sequence, class_index: int) -> None:
         acquired = self._allocator.acquire(
@@ -292,16 +319,23 @@ class Scheduler:
             sequence.path,
             session=sequence.session,
             num_steps=self._expect_steps(sequence),
-            is_loaded=sequence.has_loaded,
         )
         sequence.slot = acquired.slot
         sequence.num_computed = acquired.num_cached
         if not sequence.is_reported:
             sequence.num_cached = acquired.num_cached
+            self._count_hit(sequence, acquired)
         self._running[sequence.id] = sequence
 
+    def _count_hit(self, sequence: Sequence, acquired: Acquired) -> None:
+        """Once a request: what a resumed one finds are its own tokens."""
+        if acquired.num_cached:
+            is_from_disk = sequence.has_loaded and acquired.source == "host"
+            source = "disk" if is_from_disk else acquired.source
+            self._allocator.store.counters.hit(source, acquired.num_cached)
+
     def _share_budget(self) -> list[ContextPlan]:
-        """One token for each running sequence, then prompt chunks, first come first served."""
+        """One token for each running sequence, then prompt chunks, by priority and age."""
         decoding = {
             sequence.slot.class_index
             for sequence in self._running.values()
@@ -311,7 +345,7 @@ class Scheduler:
         if decoding:
             budget = self._pace.allow(busy_seconds=self._allocator.store.copying_seconds)
         rows: list[list[Row]] = [[] for _ in range(self._num_classes)]
-        for sequence in self._running.values():
+        for sequence in sorted(self._running.values(), key=_priority_of):
             slot = sequence.slot
             assert slot is not None
             num_tokens = sequence.num_pending
@@ -339,7 +373,7 @@ class Scheduler:
     def _close_holes(self) -> None:
         """Keep running slots together, so that they decode in one pass."""
         for class_index in range(self._num_classes):
-            while True:
+            while self._has_time_to_copy():
                 move = self._allocator.close_hole(
                     class_index, lambda owner: self._expect_steps(self._running[owner])
                 )
@@ -360,6 +394,10 @@ class Scheduler:
             for slot in slots[before + 1 : after]
             if slot.owner is None
         ]
+
+
+def _priority_of(sequence: Sequence) -> int:
+    return sequence.priority
 
 
 def _slot_index(row: Row) -> int:

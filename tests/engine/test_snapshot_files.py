@@ -42,7 +42,6 @@ def record(start: int = 0, end: int = 3, **changes) -> FileRecord:
         "end": end,
         "num_public": 1,
         "sessions": [("alice", "s-1")],
-        "used_at": 1.5e9,
     }
     return FileRecord(**fields | changes)
 

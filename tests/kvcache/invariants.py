@@ -58,4 +58,4 @@ def check_sessions(store: SnapshotStore, nodes: list[Node]) -> None:
         for node in nodes
         for session in node.sessions
     }
-    assert store._sessions == marks
+    assert {key: set(nodes) for key, nodes in store.sessions._nodes.items()} == marks

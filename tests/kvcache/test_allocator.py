@@ -119,7 +119,7 @@ def test_prefix_that_a_running_sequence_has_computed_is_copied_and_kept():
     assert isinstance(save, Save)
     assert isinstance(restore, Restore)
     assert slots.store.host_bytes == 40
-    assert slots.store.counters.hit_tokens == {"shared": 40}
+    assert acquired.source == "shared"
 
 
 def test_several_who_share_a_running_prefix_need_one_save():
@@ -226,8 +226,8 @@ def test_sequence_that_ends_soon_is_not_moved():
 def test_session_finds_its_own_tokens_and_is_freed():
     slots = allocator()
     finish(slots, 1, talk(1, label="a"), session=("a", "x"))
-    start(slots, 2, more(talk(1, label="a"), 5), session=("a", "x"))
-    assert slots.store.counters.hit_tokens == {"session": 40}
+    again = start(slots, 2, more(talk(1, label="a"), 5), session=("a", "x"))
+    assert (again.num_cached, again.source) == (40, "session")
     slots.release(slots.classes[0][0])
     assert slots.forget(("a", "x")) == 40
     check_store(slots.store)

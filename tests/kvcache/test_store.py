@@ -222,7 +222,7 @@ def test_files_of_an_earlier_process_are_found():
     check_store(kept)
     assert kept.disk_len(kept.match(path(range(30), label="a"))) == 30
     assert kept.disk_len(kept.match(path(range(30), label="b"))) == 0
-    assert list(kept.list_sessions()) == [(("a", "talk"), 30)]
+    assert list(kept.sessions) == [(("a", "talk"), 30)]
     assert kept.new_segment() > 9
 
 
@@ -262,7 +262,8 @@ def test_session_is_freed_but_for_what_others_share():
         run = path([*range(20), *range(own, own + 10)])
         keep(kept, run)
         node = kept.note_slot(run)
-        kept.mark(("a", session), node)
+        assert node is not None
+        kept.sessions.add(("a", session), node)
         kept.forget_slot(node)
     assert kept.forget(("a", "x")) == 10
     check_store(kept)
@@ -290,7 +291,8 @@ def test_session_whose_end_left_still_owns_its_beginning():
     run = path(range(40))
     keep(kept, run)
     node = kept.note_slot(run)
-    kept.mark(("a", "x"), node)
+    assert node is not None
+    kept.sessions.add(("a", "x"), node)
     kept.forget_slot(node)
     keep(kept, path(range(100, 120)))
     assert host_len(kept, run) == 20
@@ -304,13 +306,12 @@ def test_session_of_two_runs_in_one_file_is_freed_whole():
     for run in (path(range(10), label="a"), path(range(20), label="a")):
         node = kept.note_slot(run)
         assert node is not None
-        node.sessions.add(("a", "x"))
-        kept._sessions[("a", "x")].add(node)
+        kept.sessions._put(("a", "x"), node)
         kept.forget_slot(node)
     check_store(kept)
     kept.forget(("a", "x"))
     check_store(kept)
-    assert kept.num_sessions == 0
+    assert len(kept.sessions) == 0
     assert kept.disk_bytes == 0
 
 
@@ -324,3 +325,43 @@ def test_slots_run_stays_what_it_is_when_the_file_of_its_beginning_is_gone():
     check_store(kept)
     assert node is not None
     assert (node.start, node.tokens) == (0, run.tokens)
+
+
+def test_names_of_sessions_whose_ends_left_do_not_pile_up_at_what_they_shared():
+    kept = store(host_tokens=60)
+    for number in range(50):
+        run = path([*range(20), *range(1000 * (number + 1), 1000 * (number + 1) + 10)])
+        keep(kept, run)
+        node = kept.note_slot(run)
+        assert node is not None
+        kept.sessions.add(("a", str(number)), node)
+        kept.forget_slot(node)
+        check_store(kept)
+    assert len(kept.sessions) <= 5
+
+
+def test_file_of_a_beginning_names_the_sessions_that_go_on_from_it():
+    kept = store(host_tokens=40, disk_tokens=100)
+    keep(kept, path(range(20)))
+    run = path(range(40))
+    keep(kept, run)
+    node = kept.note_slot(run)
+    assert node is not None
+    kept.sessions.add(("a", "x"), node)
+    kept.forget_slot(node)
+    kept.flush()
+    archives = [each for each in kept.take_operations() if isinstance(each, Archive)]
+    assert [each.origin.sessions for each in archives] == [(("a", "x"),)] * 2
+
+
+def test_files_make_room_for_what_is_written_at_the_end():
+    kept = store(host_tokens=100, disk_tokens=60)
+    for number in (1, 2, 3):
+        run = path(range(100 * number, 100 * number + 20))
+        kept.adopt(number, Origin("", 0, run.tokens, 0, ()), used_at=-9)
+    keep(kept, path(range(20)))
+    keep(kept, path(range(2000, 2020)))
+    kept.flush()
+    check_store(kept)
+    assert kept.disk_bytes <= 60 * 8
+    assert kept.disk_len(kept.match(path(range(100, 120)))) == 0

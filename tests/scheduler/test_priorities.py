@@ -77,3 +77,29 @@ def test_latest_of_the_lowest_gives_way():
     bench.add(submit(4, prompt(4), max_tokens=4))
     bench.step()
     assert started(bench) == {1, 2, 4}
+
+
+def test_nobody_gives_way_to_one_that_would_wait_for_a_prefix():
+    bench = Bench("4x256")
+    for sequence_id in (1, 2, 3, 4):
+        bench.add(submit(sequence_id, prompt(sequence_id), max_tokens=60, priority=9))
+    for _ in range(4):
+        bench.step()
+    shared = prompt(7, 150)
+    for sequence_id in (5, 6, 7):
+        bench.add(submit(sequence_id, [*shared, sequence_id], max_tokens=4))
+    bench.step()
+    assert len(started(bench)) == 4
+    assert bench.scheduler.num_preemptions == 1
+
+
+def test_those_who_share_a_prefix_do_not_hold_up_the_others():
+    bench = Bench("4x256")
+    shared = prompt(7, 150)
+    for sequence_id in range(1, 12):
+        bench.add(submit(sequence_id, [*shared, sequence_id], max_tokens=4))
+    for sequence_id in (20, 21):
+        bench.add(submit(sequence_id, prompt(sequence_id), max_tokens=4))
+    for _ in range(4):
+        bench.step()
+    assert {20, 21} <= started(bench)

@@ -88,7 +88,7 @@ def test_conversations_outlive_the_worker_on_disk():
     for file_id, (origin, _) in sorted(files.stored.items()):
         after.store.adopt(file_id, origin, used_at=-1)
     history = [*prompt(4), *before.outcomes[9].tokens]
-    assert dict(after.store.list_sessions()) == {("a", "talk"): len(history) - 1}
+    assert dict(after.store.sessions) == {("a", "talk"): len(history) - 1}
     request = submit(1, [*history, 7], max_tokens=8, tenant="a")
     after.add(request)
     after.run()
@@ -124,3 +124,34 @@ def test_copies_beside_running_streams_take_no_longer_than_a_token_should():
     assert bench.scheduler.num_running == 2
     bench.step()
     assert bench.scheduler.num_running == 3
+
+
+def test_sequence_waits_for_a_slow_disk_for_a_while_only():
+    bench = bench_with_disk()
+    fill(bench, 1, 2, 3)
+    request = submit(1, [*prompt(1), 7], max_tokens=8)
+    bench.add(request)
+    bench.step()
+    assert not bench.scheduler.has_work
+    bench.store.now = bench.scheduler.next_timeout
+    assert bench.scheduler.has_work
+    while bench.scheduler.has_work:
+        bench.step()
+    assert bench.outcomes[1].tokens == bench.undisturbed(request, 128).tokens
+    bench.settle()  # the disk answers at last, and nobody waits
+
+
+def test_session_that_is_forgotten_and_then_aborted_while_it_waits_leaves_nothing():
+    bench = Bench("1x128")
+    bench.add(submit(1, prompt(1), max_tokens=30, tenant="a", session="x", priority=5))
+    for _ in range(6):
+        bench.step()
+    bench.add(submit(2, prompt(2), max_tokens=4))
+    bench.step()
+    bench.forget("a", "x")
+    assert bench.scheduler.abort(1)
+    bench.run()
+    bench.operate()
+    bench.add(submit(3, [*prompt(1), 7], max_tokens=2, tenant="a"))
+    bench.run()
+    assert bench.outcomes[3].num_cached == 0
