@@ -36,7 +36,7 @@ def test_an_image_is_refused_by_name(client, model):
     messages = [{"role": "user", "content": [image]}]
     with pytest.raises(BadRequestError) as raised:
         client.chat.completions.create(model=model, messages=messages)
-    assert raised.value.param.startswith("messages")
+    assert "messages" in str(raised.value.param)
 
 
 def test_a_stream_is_refused_before_it_begins(client, model):
