@@ -41,7 +41,7 @@ def running_service(**settings: str) -> Iterator[tuple[str, int]]:
             yield "127.0.0.1", port
         finally:
             process.terminate()
-            process.wait(timeout=60)
+            process.wait(timeout=90)
 
 
 def read_metrics(address: tuple[str, int]) -> dict[str, float]:
