@@ -11,8 +11,9 @@ import llama_cpp
 
 logger = logging.getLogger("service.llama")
 
-_LEVELS = {3: logging.WARNING, 4: logging.ERROR}
-"""ggml's levels; its `info` is our debug: loading a model says hundreds of lines."""
+_LEVELS = {3: logging.INFO, 4: logging.ERROR}
+"""ggml's levels. Its `info` is our debug, since loading a model says hundreds of lines, and its warnings
+are mostly remarks on what we ask for on purpose."""
 
 _BUFFER_LINE = re.compile(r"(\S+) +(model|KV|compute|output) buffer size = +([\d.]+) MiB")
 

@@ -2,6 +2,7 @@
 
 import json
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from llguidance import LLMatcher
@@ -9,6 +10,7 @@ from llguidance import LLMatcher
 from service.api.constraint import constrain
 from service.api.conversation import read_conversation
 from service.api.schemas import ChatCompletionRequest
+from service.api.served_model import ServedModel
 from service.chat.chatml import ChatMLFormat
 from service.chat.smollm3 import SmolLM3Format
 from service.errors import InvalidRequest
@@ -54,7 +56,7 @@ async def bind_or_not(model, grammars=None, **fields):
     request = ChatCompletionRequest.model_validate(body | fields)
     parser = chat_format.parser(read_conversation(request, chat_format))
     served = SimpleNamespace(format=chat_format, vocab=vocab)
-    return await constrain(request, served, parser, grammars or AnyGrammar())
+    return await constrain(request, cast("ServedModel", served), parser, grammars or AnyGrammar())
 
 
 async def bind(*arguments, **fields):

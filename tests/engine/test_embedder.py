@@ -43,8 +43,9 @@ def tokens():
 def embed(engine, tokens, chunk_len=MAX_CHUNK):
     """The text's vector, computed so many tokens at a time."""
     starts = range(0, len(tokens), chunk_len)
-    states = sum(
-        engine.embed(tokens, start, min(start + chunk_len, len(tokens))) for start in starts
+    states = np.sum(
+        [engine.embed(tokens, start, min(start + chunk_len, len(tokens))) for start in starts],
+        axis=0,
     )
     return states / np.linalg.norm(states)
 

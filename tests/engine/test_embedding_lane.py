@@ -45,6 +45,7 @@ def test_chunks_of_a_text_follow_each_other_to_its_end():
 
 def test_a_vector_has_length_1():
     _, report = run(lane(5, token_seconds=0.0001))
+    assert report.vector is not None
     assert np.frombuffer(report.vector, "<f4") == pytest.approx([0.6, 0.8])
 
 

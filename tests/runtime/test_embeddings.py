@@ -56,7 +56,7 @@ async def test_a_text_that_kills_workers_fails_and_harms_nobody():
 async def test_a_short_request_does_not_wait_for_a_long_one():
     async with running_pool(engine(row_seconds=0.0003)) as bench:
         long = asyncio.create_task(bench.pool.embed([[1] * 60] * 200))
-        await until(lambda: bench.sample("embeddings_total"))
+        await until(lambda: bool(bench.sample("embeddings_total")))
         await bench.pool.embed([[2], [3]])
         assert not long.done()
         long.cancel()
@@ -65,7 +65,7 @@ async def test_a_short_request_does_not_wait_for_a_long_one():
 async def test_more_requests_than_slots_and_places_in_the_queue_are_refused():
     async with running_pool(engine(row_seconds=0.001), max_queued=1) as bench:
         waiting = [asyncio.create_task(bench.pool.embed([[1] * 60] * 10)) for _ in range(3)]
-        await until(lambda: bench.sample("embeddings_total"))
+        await until(lambda: bool(bench.sample("embeddings_total")))
         with pytest.raises(QueueFull):
             await bench.pool.embed([[1]])
         for task in waiting:
@@ -77,7 +77,7 @@ async def test_more_requests_than_slots_and_places_in_the_queue_are_refused():
 async def test_a_pool_that_ends_says_so_and_takes_no_more():
     async with running_pool(engine(row_seconds=0.001)) as bench:
         embedding = asyncio.create_task(bench.pool.embed([[1] * 60] * 100))
-        await until(lambda: bench.sample("embeddings_total"))
+        await until(lambda: bool(bench.sample("embeddings_total")))
         await bench.pool.stop()
         with pytest.raises(WorkerDied, match="shutting down"):
             await embedding
