@@ -12,8 +12,8 @@ import llama_cpp
 logger = logging.getLogger("service.llama")
 
 _LEVELS = {3: logging.INFO, 4: logging.ERROR}
-"""ggml's levels. Its `info` is our debug, since loading a model says hundreds of lines, and its warnings
-are mostly remarks on what we ask for on purpose."""
+"""ggml's levels. Its `info` is our debug, since loading a model says hundreds of lines, and its
+warnings are mostly remarks on what we ask for on purpose."""
 
 _BUFFER_LINE = re.compile(r"(\S+) +(model|KV|compute|output) buffer size = +([\d.]+) MiB")
 
