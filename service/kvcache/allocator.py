@@ -119,6 +119,10 @@ class SlotAllocator:
                 return class_index
         return len(self.classes) - 1
 
+    @property
+    def has_any_idle(self) -> bool:
+        return any(self._num_idle)
+
     def has_idle(self, class_index: int) -> bool:
         return self._num_idle[class_index] > 0
 

@@ -21,6 +21,11 @@ class WaitingQueue:
     def __len__(self) -> int:
         return len(self._places)
 
+    @property
+    def least_priority(self) -> int:
+        """The one that is served first, age apart; at least one waits."""
+        return min(priority for lines in self._lines for priority in lines)
+
     def has(self, class_index: int) -> bool:
         return bool(self._lines[class_index])
 

@@ -9,6 +9,7 @@ add, abort ──> waiting ──admit──> running ──apply──> outputs
 """
 
 import itertools
+from collections.abc import Callable
 
 from service.core.messages import SequenceOutput, Submit
 from service.core.plan import Chunk, ContextPlan, Filler, Plan, StepResult
@@ -229,8 +230,11 @@ class Scheduler:
         Beside running streams, copying into slots takes no longer than a token should; whoever is
         left has its turn in the next step.
         """
+        finders = self._choose_finders()
+        if not finders:
+            return
         num_parked = len(self._followers) + len(self._loading) + self._allocator.num_slots
-        for find_class in (self._find_idle, self._find_lender, self._find_weaker):
+        for find_class in finders:
             for queue in range(self._num_classes):
                 while self._waiting.has(queue) and self._has_time_to_copy():
                     if len(self._followers) + len(self._loading) >= num_parked:
@@ -239,6 +243,18 @@ class Scheduler:
                     if class_index is None:
                         break
                     self._start_or_park(queue, class_index)
+
+    def _choose_finders(self) -> list[Callable[[int], int | None]]:
+        """Ways to a slot that may lead to one; none in most steps, however many wait."""
+        finders: list[Callable[[int], int | None]] = []
+        if len(self._waiting) == 0:
+            return finders
+        if self._allocator.has_any_idle:
+            finders += [self._find_idle, self._find_lender]
+        weakest = max(map(_priority_of, self._running.values()), default=None)
+        if weakest is not None and weakest > self._waiting.least_priority:
+            finders.append(self._find_weaker)
+        return finders
 
     def _has_time_to_copy(self) -> bool:
         """Whether copies planned so far leave running streams their target."""
