@@ -68,7 +68,7 @@ class SnapshotStore:
         self.costs = costs or Costs()
         self.counters = CacheCounters()
         self.now = 0.0
-        """Seconds; the scheduler moves it on."""
+        """Seconds; the worker moves it on."""
         self._bytes_per_token = max(bytes_per_token, 1)
         self._host_budget = host_bytes // self._bytes_per_token
         self._disk_budget = disk_bytes // self._bytes_per_token
@@ -157,6 +157,10 @@ class SnapshotStore:
                 break
             length = end
         return length
+
+    def has_room_for(self, num_tokens: int) -> bool:
+        """Whether host memory could have a run of that length at all."""
+        return num_tokens <= self._host_budget
 
     def restore(self, match: Match, num_tokens: int, class_index: int, slot: int) -> None:
         """Fill a slot from host memory, which has that much of the run."""
@@ -338,10 +342,6 @@ class SnapshotStore:
 
     def _is_readable(self, node: Node) -> bool:
         return node.file is not None and self._files[node.file].is_written
-
-    def has_room_for(self, num_tokens: int) -> bool:
-        """Whether host memory could have a run of that length at all."""
-        return num_tokens <= self._host_budget
 
     def _is_worth_saving(self, num_tokens: int, missing: int) -> bool:
         if not self.has_room_for(num_tokens) or missing < MIN_SAVED:

@@ -139,6 +139,9 @@ class Metrics:
 
     def worker_started(self, worker: int, pid: int) -> None:
         self._workers.state(worker).process = psutil.Process(pid)
+        # Series that begin at 0: Prometheus sees the first event only as a rise.
+        self._restarts.labels(str(worker))
+        self._hangs.labels(str(worker))
 
     def worker_restarted(self, worker: int) -> None:
         self._restarts.labels(str(worker)).inc()
