@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.core.messages import Ready
-from service.core.plan import Origin, Plan, StepResult, Tokens
+from service.core.plan import Archive, Erase, Load, Origin, Plan, StepResult, Tokens
 from service.core.request import Constraint
 from service.engine.snapshot_file import Bytes
 from service.kvcache.costs import Costs
@@ -20,6 +20,22 @@ class Files(Protocol):
     def write(self, file_id: int, origin: Origin, payload: list[Bytes]) -> None: ...
     def read(self, file_id: int, segment_id: int) -> None: ...
     def erase(self, file_id: int) -> None: ...
+
+
+def transfer(
+    files: Files | None,
+    operation: Archive | Load | Erase,
+    read_segment: Callable[[int], list[Bytes]],
+) -> None:
+    """Begin what a plan asks of the disk tier."""
+    assert files is not None, "the store plans with a disk that is not there"
+    match operation:
+        case Archive(segment_id, file_id, origin):
+            files.write(file_id, origin, read_segment(segment_id))
+        case Load(file_id, segment_id):
+            files.read(file_id, segment_id)
+        case Erase(file_id):
+            files.erase(file_id)
 
 
 class Engine(Protocol):

@@ -32,10 +32,11 @@ from service.core.sampling import TokenLogprobs
 from service.engine.config import EngineConfig
 from service.engine.constraints import Constraints
 from service.engine.embedder import Embedder
-from service.engine.engine import Files
+from service.engine.engine import Files, transfer
 from service.engine.fingerprint import Computation, fingerprint
 from service.engine.logprobs import KeptLogits
 from service.engine.sampling import draw_tokens
+from service.engine.snapshot_file import Bytes
 from service.engine.warm_up import check_snapshots, measure_decoding, warm_up
 from service.errors import LlamaError
 from service.kvcache.costs import Costs
@@ -200,17 +201,10 @@ class LlamaEngine:
             case Drop(segment_id):
                 del self._segments[segment_id]
             case Archive() | Load() | Erase():
-                self._transfer(operation)
+                transfer(self._files, operation, self._read_segment)
 
-    def _transfer(self, operation: Archive | Load | Erase) -> None:
-        assert self._files is not None, "the store plans with a disk that is not there"
-        match operation:
-            case Archive(segment_id, file_id, origin):
-                self._files.write(file_id, origin, [self._segments[segment_id].cells])
-            case Load(file_id, segment_id):
-                self._files.read(file_id, segment_id)
-            case Erase(file_id):
-                self._files.erase(file_id)
+    def _read_segment(self, segment_id: int) -> list[Bytes]:
+        return [self._segments[segment_id].cells]
 
 
 def _shape(size: SizeClass, config: EngineConfig) -> ContextShape:

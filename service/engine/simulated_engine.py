@@ -35,7 +35,8 @@ from service.core.plan import (
 from service.core.request import Constraint
 from service.core.sampling import TokenLogprobs
 from service.engine.config import SimulatedModel
-from service.engine.engine import Files
+from service.engine.engine import Files, transfer
+from service.engine.snapshot_file import Bytes
 from service.kvcache.costs import Costs
 from service.kvcache.size_class import SizeClass
 
@@ -162,20 +163,14 @@ class SimulatedEngine:
                 self._segments[tail_id] = segment[num_tokens:]
             case Drop(segment_id):
                 del self._segments[segment_id]
-            case Archive() | Load() | Erase():
-                self._transfer(operation)
+            case Archive(segment_id, _, origin):
+                assert self._segments[segment_id] == origin.tokens[origin.start :]
+                transfer(self._files, operation, self._read_segment)
+            case Load() | Erase():
+                transfer(self._files, operation, self._read_segment)
 
-    def _transfer(self, operation: Archive | Load | Erase) -> None:
-        assert self._files is not None, "the store plans with a disk that is not there"
-        match operation:
-            case Archive(segment_id, file_id, origin):
-                segment = self._segments[segment_id]
-                assert segment == origin.tokens[origin.start :]
-                self._files.write(file_id, origin, [np.frombuffer(segment, np.uint8)])
-            case Load(file_id, segment_id):
-                self._files.read(file_id, segment_id)
-            case Erase(file_id):
-                self._files.erase(file_id)
+    def _read_segment(self, segment_id: int) -> list[Bytes]:
+        return [np.frombuffer(self._segments[segment_id], np.uint8)]
 
     def _compute(
         self, context: ContextPlan, drawn: list[int], logprobs: dict[int, TokenLogprobs]
