@@ -45,7 +45,6 @@ class WorkerProcess:
         commands, reports = (self._address(name) for name in ("commands", "reports"))
         self._commands.bind(commands)
         self._reports.bind(reports)
-        asyncio.get_running_loop().add_reader(self._reports.fileno(), self._drain)
         config = WorkerConfig(
             engine=self._config,
             commands_address=commands,
@@ -61,6 +60,9 @@ class WorkerProcess:
             pass_fds=[self._roster.descriptor],
             cwd=Path(__file__).parents[2],
         )
+        # Not before the process is known: a worker may be ready before this one learns its pid.
+        asyncio.get_running_loop().add_reader(self._reports.fileno(), self._drain)
+        self._drain()
 
     def send(self, command: Command) -> None:
         # A worker that has just died takes nothing more. Its end is about to be noticed, and what
