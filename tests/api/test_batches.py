@@ -11,6 +11,7 @@ from service.api.internal_call import InternalCaller
 from service.batches.config import BatchesConfig
 from tests.api.builders import MODEL, ScriptedEngine, hello, serving
 from tests.batches.builders import until
+from tests.runtime.builders import engine_config, running_pool
 
 CHAT = "/v1/chat/completions"
 
@@ -339,3 +340,30 @@ async def test_a_folder_that_cannot_be_used_costs_batches_alone(tmp_path):
         answer = await http.get("/v1/files")
     assert answer.status_code == 507
     assert answer.json()["error"]["code"] == "storage_failed"
+
+
+async def test_texts_are_embedded_in_a_batch(tmp_path):
+    lines = [
+        json.dumps(
+            {
+                "custom_id": f"text-{number}",
+                "method": "POST",
+                "url": "/v1/embeddings",
+                "body": {"model": MODEL, "input": f"text {number}"},
+            }
+        )
+        for number in range(3)
+    ]
+    async with (
+        running_pool(engine_config("2x256", embedding_len=64)) as bench,
+        serving_batches(tmp_path, bench.pool) as service,
+        service.client() as client,
+    ):
+        file = await upload(client, "\n".join(lines).encode())
+        created = await client.batches.create(
+            input_file_id=file.id, endpoint="/v1/embeddings", completion_window="24h"
+        )
+        batch = await ended(client, created)
+        output = await read(client, batch.output_file_id)
+    assert batch.status == "completed"
+    assert [len(each["response"]["body"]["data"]) for each in output] == [1, 1, 1]
