@@ -117,7 +117,7 @@ class SimulatedEngine:
             states += self._state(tokens[: index + 1])
         return states
 
-    def fingerprint(self, hashes: Path) -> str:  # noqa: ARG002 - it has no files
+    def fingerprint(self, hashes: Path) -> str:  # noqa: ARG002 - it has no model file
         return f"simulated {self._model.num_vocab}"
 
     def use_files(self, files: Files) -> None:

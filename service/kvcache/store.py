@@ -226,7 +226,7 @@ class SnapshotStore:
         while self._host and (node := next(iter(self._host))).used_at <= limit:
             self._drop_segment(node)
             self._prune(node)
-        while self._disk and _used_at(file := self._files[next(iter(self._disk))]) < limit:
+        while self._disk and _used_at(file := self._files[next(iter(self._disk))]) <= limit:
             self._erase(file)
 
     def load(self, match: Match, num_tokens: int) -> set[int]:

@@ -103,10 +103,6 @@ class Match:
     ends: dict[Node, int]
     """How far the run matches in each node, from the root's child on; the last perhaps in part."""
 
-    @property
-    def nodes(self) -> list[Node]:
-        return list(self.ends)
-
     def shared_len(self, node: Node | None) -> int:
         """How many tokens the way down to `node` has in common with this one."""
         while node is not None:
@@ -159,12 +155,11 @@ class PrefixTree:
             parent, position = child, child.end
         return parent if parent is not self._root else None
 
-    def cut_off(self, node: Node) -> Node:
-        """Remove a node that nothing needs; its parent."""
+    def cut_off(self, node: Node) -> None:
+        """Remove a node that nothing needs."""
         assert node.parent is not None
         assert not node.is_needed
         del node.parent.children[node.branch]
-        return node.parent
 
     def absorb(self, node: Node) -> None:
         """Join a node to its only child, if nothing is noted at it and nothing holds either."""

@@ -3,7 +3,7 @@
 import heapq
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from service.scheduler.sequence import Sequence
 
@@ -23,13 +23,8 @@ class Follower:
         return self.provider.slot is None or self.provider.num_computed >= self.num_tokens
 
 
-@dataclass(slots=True)
-class _Line:
-    """Who follows one provider, the one that needs least first."""
-
-    waiting: list[tuple[int, int, Follower]] = field(
-        default_factory=list[tuple[int, int, Follower]]
-    )
+Line = list[tuple[int, int, Follower]]
+"""Who follows one provider: a heap by the tokens that they need, then by the order they came in."""
 
 
 class Followers:
@@ -37,7 +32,7 @@ class Followers:
 
     def __init__(self) -> None:
         self._followers: dict[int, Follower] = {}
-        self._lines: dict[int, _Line] = {}
+        self._lines: dict[int, Line] = {}
         self._order = itertools.count()
 
     def __len__(self) -> int:
@@ -48,8 +43,8 @@ class Followers:
 
     def add(self, follower: Follower) -> None:
         self._followers[follower.sequence.id] = follower
-        line = self._lines.setdefault(follower.provider.id, _Line())
-        heapq.heappush(line.waiting, (follower.num_tokens, next(self._order), follower))
+        line = self._lines.setdefault(follower.provider.id, [])
+        heapq.heappush(line, (follower.num_tokens, next(self._order), follower))
 
     def remove(self, sequence_id: int) -> Sequence | None:
         """Forget a sequence; it, if it was waiting here."""
@@ -60,12 +55,12 @@ class Followers:
         """Those that need wait no longer, latest first."""
         served: list[tuple[int, Follower]] = []
         for provider_id, line in list(self._lines.items()):
-            while line.waiting and self._is_due(line.waiting[0][2]):
-                _, order, follower = heapq.heappop(line.waiting)
+            while line and self._is_due(line[0][2]):
+                _, order, follower = heapq.heappop(line)
                 if self._followers.get(follower.sequence.id) is follower:
                     del self._followers[follower.sequence.id]
                     served.append((order, follower))
-            if not line.waiting:
+            if not line:
                 del self._lines[provider_id]
         served.sort(key=_order_of, reverse=True)
         return [follower for _, follower in served]
