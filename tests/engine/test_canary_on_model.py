@@ -19,12 +19,11 @@ from service.engine.llama_engine import LlamaEngine
 from service.kvcache.allocator import SlotAllocator
 from service.kvcache.size_class import parse_size_classes
 from service.kvcache.store import SnapshotStore
-from service.llama.context import ContextShape, LlamaContext
-from service.llama.model import LlamaModel
+from service.llama.context import LlamaContext
 from service.llama.vocab import Vocab
 from service.scheduler.config import SchedulerConfig
 from service.scheduler.scheduler import Scheduler
-from tests.llama.builders import MODEL_PATH, compute
+from tests.llama.builders import MODEL_PATH, compute, fresh_context
 from tests.scheduler.builders import Driver, submit
 from tests.scheduler.files import MemoryFiles
 
@@ -50,12 +49,8 @@ def engine() -> Iterator[LlamaEngine]:
 
 @pytest.fixture
 def reference() -> Iterator[LlamaContext]:
-    model = LlamaModel(MODEL_PATH)
-    shape = ContextShape(num_slots=1, slot_len=256, batch_len=256, threads=2, flash_attention="off")
-    context = LlamaContext(model, shape)
-    yield context
-    context.close()
-    model.close()
+    with fresh_context(256) as context:
+        yield context
 
 
 @pytest.fixture

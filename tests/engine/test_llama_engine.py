@@ -12,12 +12,11 @@ from service.engine.llama_engine import LlamaEngine
 from service.kvcache.allocator import SlotAllocator
 from service.kvcache.size_class import parse_size_classes
 from service.kvcache.store import SnapshotStore
-from service.llama.context import ContextShape, LlamaContext
-from service.llama.model import LlamaModel
+from service.llama.context import LlamaContext
 from service.llama.vocab import Vocab
 from service.scheduler.config import SchedulerConfig
 from service.scheduler.scheduler import Scheduler
-from tests.llama.builders import MODEL_PATH, assert_same_up_to_rounding
+from tests.llama.builders import MODEL_PATH, assert_same_up_to_rounding, fresh_context
 from tests.scheduler.builders import Driver, submit
 
 pytestmark = pytest.mark.model
@@ -49,14 +48,8 @@ def engine() -> Iterator[LlamaEngine]:
 @pytest.fixture(scope="module")
 def reference() -> Iterator[LlamaContext]:
     """A fresh context beside the engine, for recomputing logits."""
-    model = LlamaModel(MODEL_PATH)
-    context = LlamaContext(
-        model,
-        ContextShape(num_slots=1, slot_len=1024, batch_len=512, threads=2, flash_attention="off"),
-    )
-    yield context
-    context.close()
-    model.close()
+    with fresh_context(1024) as context:
+        yield context
 
 
 def drive(engine: LlamaEngine, *, host_cache_bytes: int = 1 << 28) -> Driver:

@@ -12,12 +12,18 @@ from service.engine.llama_engine import LlamaEngine
 from service.kvcache.allocator import SlotAllocator
 from service.kvcache.size_class import parse_size_classes
 from service.kvcache.store import SnapshotStore
-from service.llama.context import ContextShape, LlamaContext
-from service.llama.model import LlamaModel
+from service.llama.context import LlamaContext
 from service.llama.vocab import Vocab
 from service.scheduler.config import SchedulerConfig
 from service.scheduler.scheduler import Scheduler
-from tests.llama.builders import CHUNK_LENS, MODEL_PATH, TEXT, compute, compute_in_chunks
+from tests.llama.builders import (
+    CHUNK_LENS,
+    MODEL_PATH,
+    TEXT,
+    compute,
+    compute_in_chunks,
+    fresh_context,
+)
 from tests.scheduler.builders import Driver, submit
 
 pytestmark = pytest.mark.model
@@ -41,14 +47,8 @@ def engine() -> Iterator[LlamaEngine]:
 @pytest.fixture
 def fresh() -> Iterator[LlamaContext]:
     """A context that computed nothing yet."""
-    model = LlamaModel(MODEL_PATH)
-    context = LlamaContext(
-        model,
-        ContextShape(num_slots=1, slot_len=512, batch_len=512, threads=2, flash_attention="off"),
-    )
-    yield context
-    context.close()
-    model.close()
+    with fresh_context(512) as context:
+        yield context
 
 
 def answer(engine, texts):

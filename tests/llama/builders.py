@@ -1,10 +1,14 @@
 """Small ways to drive a context by hand."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-from service.llama.context import LlamaContext
+from service.core.kv import FlashAttention
+from service.llama.context import ContextShape, LlamaContext
+from service.llama.model import LlamaModel
 
 MODEL_PATH = Path(__file__).parents[2] / "models" / "smollm2-135m-instruct.gguf"
 
@@ -12,6 +16,25 @@ CHUNK_LENS = (1, 2, 7, 16, 33, 512)
 """Batch shapes that round differently."""
 
 TEXT = "The quick brown fox jumps over the lazy dog, and then it rests in the warm sun. " * 6
+
+
+@contextmanager
+def fresh_context(
+    slot_len: int, *, flash_attention: FlashAttention = "off"
+) -> Iterator[LlamaContext]:
+    """One slot of a model of its own, for recomputing what an engine computed."""
+    model = LlamaModel(MODEL_PATH)
+    shape = ContextShape(
+        num_slots=1,
+        slot_len=slot_len,
+        batch_len=min(slot_len, 512),
+        threads=2,
+        flash_attention=flash_attention,
+    )
+    context = LlamaContext(model, shape)
+    yield context
+    context.close()
+    model.close()
 
 
 def compute(context: LlamaContext, slot: int, tokens: list[int], start: int = 0) -> np.ndarray:

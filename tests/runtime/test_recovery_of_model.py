@@ -8,13 +8,12 @@ from prometheus_client import CollectorRegistry
 from service.core.request import GenerationRequest
 from service.core.sampling import SamplingParams
 from service.engine.config import EngineConfig
-from service.llama.context import ContextShape, LlamaContext
-from service.llama.model import LlamaModel
+from service.llama.context import LlamaContext
 from service.llama.vocab import Vocab
 from service.runtime.config import PoolConfig
 from service.runtime.pool import EnginePool
 from service.telemetry.metrics import Metrics
-from tests.llama.builders import MODEL_PATH, assert_same_up_to_rounding
+from tests.llama.builders import MODEL_PATH, assert_same_up_to_rounding, fresh_context
 from tests.runtime.builders import kill_a_worker, read_tokens, until
 
 pytestmark = pytest.mark.model
@@ -34,18 +33,9 @@ def vocab() -> Iterator[Vocab]:
 @pytest.fixture
 def reference() -> Iterator[LlamaContext]:
     """A fresh context of this process, for recomputing logits."""
-    model = LlamaModel(MODEL_PATH)
-    shape = ContextShape(
-        num_slots=1,
-        slot_len=256,
-        batch_len=256,
-        threads=ENGINE.threads,
-        flash_attention=ENGINE.chosen_flash_attention,  # its kernels round otherwise
-    )
-    context = LlamaContext(model, shape)
-    yield context
-    context.close()
-    model.close()
+    # Kernels with another attention round otherwise.
+    with fresh_context(256, flash_attention=ENGINE.chosen_flash_attention) as context:
+        yield context
 
 
 def ask(vocab: Vocab, subject: str) -> GenerationRequest:
