@@ -47,6 +47,10 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     """The conversation it belongs to; with tenant and model, the conversation's whole key."""
     priority: int = 0
     """Lower is served first; 0 is usual."""
+    weight: float = 1.0
+    """Its tenant's share of the machine against other tenants of the same priority; positive."""
+    timeout_seconds: float | None = None
+    """How long it may take, waiting included; None is as long as it needs."""
     num_logprobs: int | None = None
     """Most probable tokens to report at each position; None reports nothing, 0 the drawn one."""
     constraint: Constraint | None = None
