@@ -109,11 +109,15 @@ def run_all(options: argparse.Namespace, console: Console) -> list[Run]:
 def say_progress(run: Run, num_rounds: int, console: Console) -> None:
     figures = run.figures[ALL]
     ttft = figures["ttft_ms"]
+    failed = f", {figures['num_failed']} failed" if figures["num_failed"] else ""
+    why = f": {figures['first_error']}" if failed else ""
     console.print(
         f"round {run.round_number + 1} of {num_rounds}, {run.scenario}, {run.server}: "
         f"{figures['tokens_per_second']:.1f} tokens/s, "
-        f"TTFT p50 {show_number(ttft and ttft['p50'])} ms, {figures['num_failed']} failed",
+        f"TTFT p50 {show_number(ttft and ttft['p50'])} ms{failed}{why}",
         highlight=False,
+        markup=False,
+        soft_wrap=True,
     )
 
 

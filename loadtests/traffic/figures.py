@@ -30,6 +30,8 @@ class Figures:
     num_refused: int
     num_left: int
     """Clients that went away, or were still reading when the run ended."""
+    first_error: str | None
+    """What the first that failed said."""
     tokens_per_second: float
     """Of all streams together, over the whole run."""
     tokens_per_answer: float | None
@@ -55,12 +57,14 @@ def summarise(answers: Sequence[Answer], seconds: float) -> Figures:
     whole = [answer for answer in answers if answer.is_whole]
     read = [answer for answer in answers if answer.error is None]
     refused = [answer for answer in answers if answer.is_refused]
+    errors = [answer.error for answer in answers if answer.error is not None]
     rates = [answer.tokens_per_second for answer in read]
     return Figures(
         num_whole=len(whole),
-        num_failed=sum(answer.error is not None for answer in answers),
+        num_failed=len(errors),
         num_refused=len(refused),
         num_left=sum(answer.has_left for answer in answers),
+        first_error=errors[0] if errors else None,
         tokens_per_second=sum(answer.num_tokens for answer in read) / seconds,
         tokens_per_answer=(
             sum(answer.num_tokens for answer in whole) / len(whole) if whole else None
