@@ -26,7 +26,6 @@ from loadtests.server import read_metrics, running_service
 from loadtests.traffic.figures import Spread, measure_spread
 
 SLOT_LEN = 512
-MAX_TOKENS = 64
 SETTLE_SECONDS = 2.0
 """At the beginning of each phase, which do not count."""
 HOST_BYTES = 16 << 20
@@ -78,14 +77,15 @@ class Phase:
 class Requests:
     """Prompts that share no long beginning."""
 
-    def __init__(self, address: tuple[str, int]) -> None:
+    def __init__(self, address: tuple[str, int], max_tokens: int) -> None:
         self._host = address[0]
+        self._max_tokens = max_tokens
         self._numbers = itertools.count(1)
 
     def make(self) -> bytes:
         number = next(self._numbers)
         prompt = f"{number}. Tell me a long story about {number} birds that crossed the sea."
-        body = chat_body("smollm2-135m-instruct", prompt, MAX_TOKENS)
+        body = chat_body("smollm2-135m-instruct", prompt, self._max_tokens)
         return encode_request(self._host, "/v1/chat/completions", body)
 
 
@@ -153,7 +153,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
         **({"engine__threads": str(arguments.threads)} if arguments.threads else {}),
     }
     with running_service(**settings) as address:
-        client, requests = Client(address), Requests(address)
+        client, requests = Client(address), Requests(address, arguments.tokens)
 
         def run_peak() -> Phase:
             say(f"peak: {arguments.slots} clients for {arguments.peak_seconds} s")
@@ -163,7 +163,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
 
         before = run_peak()
         memory_before = read_memory(address)
-        rate = arguments.times * before.goodput / MAX_TOKENS
+        rate = arguments.times * before.goodput / arguments.tokens
         say(f"overload: {rate:.1f} requests a second for {arguments.seconds} s")
         overload = run_open(client, requests, rate, arguments.seconds)
         say(f"{overload.goodput:.1f} tokens/s")
@@ -226,9 +226,12 @@ def say(text: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--slots", type=int, default=8)
     parser.add_argument("--queued", type=int, default=8, help="requests that may wait")
+    parser.add_argument("--tokens", type=int, default=64, help="of each answer")
     parser.add_argument("--times", type=float, default=4, help="the peak rate that is offered")
     parser.add_argument("--seconds", type=int, default=60, help="of overload")
     parser.add_argument("--peak-seconds", type=int, default=20)

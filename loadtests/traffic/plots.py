@@ -47,10 +47,10 @@ def _draw(comparison: Comparison, title: str, middle: Measure, tail: Measure | N
     num_rows = math.ceil(len(groups) / num_columns)
     width = max(PANEL_INCHES[0] * num_columns, 6.5)
     figure = Figure(figsize=(width, PANEL_INCHES[1] * num_rows + 1), dpi=110, layout="constrained")
-    panels = figure.subplots(num_rows, num_columns, squeeze=False).flat
+    panels = list(figure.subplots(num_rows, num_columns, squeeze=False).flat)
     for group, axes in zip(groups, panels, strict=False):
         _draw_panel(axes, comparison, group, middle, tail)
-    for axes in list(panels)[len(groups) :]:
+    for axes in panels[len(groups) :]:
         axes.set_axis_off()
     bars = "bars: median of the rounds; dots: each round"
     tails = "" if tail is None else f"; pale bars and rings: {tail.title.split()[-1]}"

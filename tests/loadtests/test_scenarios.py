@@ -1,4 +1,6 @@
 import itertools
+import re
+from pathlib import Path
 
 import pytest
 
@@ -32,11 +34,9 @@ def asks_of(name, count, *, user=0, seed=1, clock=None, answer=None):
     return asked
 
 
-def test_there_are_the_scenarios_that_the_documentation_names():
-    assert list(SCENARIOS) == [
-        *("steady", "bursty", "shared-system-prompt", "many-sessions"),
-        *("long-prompt-among-short", "aborting-clients", "structured-output", "overload"),
-    ]
+def test_the_documentation_describes_every_scenario():
+    text = (Path(__file__).parents[2] / "docs" / "load-testing.md").read_text()
+    assert re.findall(r"^\| `([a-z-]+)` \|", text, re.MULTILINE) == list(SCENARIOS)
 
 
 def test_an_unknown_scenario_is_answered_with_the_names():
