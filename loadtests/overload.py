@@ -138,10 +138,14 @@ def _draw_times(start: float, end: float, rate: float) -> Iterator[float]:
 
 
 def read_memory(address: tuple[str, int]) -> dict[str, float]:
-    """By process."""
-    metric = "smolserve_process_resident_bytes"
-    samples = read_metrics(address).items()
-    return {name.split('"')[1]: value / 2**20 for name, value in samples if name.startswith(metric)}
+    """MiB of each process, and of the computed tokens that the worker keeps in its own."""
+    samples = read_metrics(address)
+    named = {
+        name.split('"')[1]: value / 2**20
+        for name, value in samples.items()
+        if name.startswith("smolserve_process_resident_bytes")
+    }
+    return named | {"cache": samples['smolserve_cache_bytes{tier="host"}'] / 2**20}
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, float]:
@@ -172,8 +176,11 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     return {
         **describe(before, overload, after, rate=rate),
         **describe_waiting(before, overload, slots=arguments.slots, queued=arguments.queued),
-        **{f"{name}: MiB before": value for name, value in memory_before.items()},
-        **{f"{name}: MiB after": value for name, value in memory_after.items()},
+        **{
+            f"{name}: MiB {when}": memory[name]
+            for name in memory_before
+            for when, memory in (("before", memory_before), ("after", memory_after))
+        },
     }
 
 
