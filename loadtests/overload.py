@@ -15,6 +15,7 @@ import argparse
 import itertools
 import math
 import random
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -24,14 +25,15 @@ from loadtests.client import Client, Stream, chat_body, encode_request
 from loadtests.results import show_results
 from loadtests.server import read_metrics, running_service
 from loadtests.traffic.figures import Spread, measure_spread
+from loadtests.traffic.target import find_model
 
 SLOT_LEN = 512
 SETTLE_SECONDS = 2.0
 """At the beginning of each phase, which do not count."""
 HOST_BYTES = 16 << 20
 """For computed tokens; small, so that it is full before memory is first looked at."""
-CONTENT = b'"content":"'
-OK = b"HTTP/1.1 200"
+PIECE = re.compile(rb'"content":"[^"]')
+"""Of text; a role comes with an empty one."""
 REFUSED = b"HTTP/1.1 429"
 
 
@@ -68,7 +70,7 @@ class Phase:
         """Those that came within the phase; several that came together share their number."""
         num_inside = num_pieces = 0
         for at, received in stream.arrivals:
-            num = received.count(CONTENT)
+            num = len(PIECE.findall(received))
             num_pieces += num
             num_inside += num if self.start <= at < self.end else 0
         return stream.usage()["completion_tokens"] * num_inside / num_pieces
@@ -79,13 +81,14 @@ class Requests:
 
     def __init__(self, address: tuple[str, int], max_tokens: int) -> None:
         self._host = address[0]
+        self._model = find_model(f"http://{address[0]}:{address[1]}", None)
         self._max_tokens = max_tokens
         self._numbers = itertools.count(1)
 
     def make(self) -> bytes:
         number = next(self._numbers)
         prompt = f"{number}. Tell me a long story about {number} birds that crossed the sea."
-        body = chat_body("smollm2-135m-instruct", prompt, self._max_tokens)
+        body = chat_body(self._model, prompt, self._max_tokens)
         return encode_request(self._host, "/v1/chat/completions", body)
 
 
