@@ -100,6 +100,7 @@ class Generator:
         self._model.check_name(request.model)
         check_chat_limits(request, self._limits)
         conversation = read_conversation(request, self._model.format)
+        self._engine.check_room(request.n or 1)  # before the work, so that refusing costs little
         # Off the loop even for short prompts: a switch costs 0.1 ms, a template 0.4 ms at least.
         prompt, parsers = await asyncio.to_thread(self._prepare, conversation, request.n or 1)
         prediction = await self._read_prediction(request)
