@@ -1,5 +1,7 @@
 """Guesses make answers faster where they are right, and never another answer."""
 
+from typing import Any
+
 import pytest
 
 from service.core.request import Constraint, ThinkingBudget
@@ -27,9 +29,9 @@ def answer_of(bench, prompt=PROMPT, max_tokens=30):
     return bench.undisturbed(submit(0, prompt, max_tokens=max_tokens), 64).tokens
 
 
-def predict(bench, sequence_id=1, prompt=PROMPT, *, prediction=None, **options):
+def predict(bench, sequence_id=1, prompt=PROMPT, *, prediction=None, **given):
     """A request with a prediction, the right one if no other is given."""
-    options = {"max_tokens": 30} | options
+    options: dict[str, Any] = {"max_tokens": 30} | given
     if prediction is None:
         prediction = answer_of(bench, prompt, options["max_tokens"])
     return submit(sequence_id, prompt, prediction=prediction, **options)
