@@ -37,6 +37,7 @@ from service.api.tokenization import tokenization_routes
 from service.batches.batches import Batches
 from service.records.responses import ResponseRecords
 from service.telemetry.metrics import Metrics
+from service.telemetry.tracing import Tracer
 
 OPERATIONS = (
     *chat.OPERATIONS,
@@ -65,10 +66,11 @@ def build_application(  # noqa: PLR0913 - the API's composition root
     drain: Drain,
     metrics: Metrics,
     log: FilteringBoundLogger,
+    tracer: Tracer | None = None,
 ) -> FastAPI:
     """Starts nothing; the engine may still be loading."""
     middleware = [
-        Middleware(ExchangeMiddleware, log=log, metrics=metrics),
+        Middleware(ExchangeMiddleware, log=log, metrics=metrics, tracer=tracer),
         Middleware(ApiKeyMiddleware, keys=ApiKeys(config.api_keys)),
         Middleware(
             BodyMiddleware,

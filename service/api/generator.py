@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from msgspec.structs import replace
 
 from service.api.config import RequestLimits
-from service.api.constraint import Grammars, constrain
+from service.api.constraint import Grammars, constrain, is_constrained
 from service.api.conversation import read_conversation
 from service.api.engine import Engine
 from service.api.exchange import Exchange
@@ -103,6 +103,8 @@ class Generator:
         prompt, parsers = await asyncio.to_thread(self._prepare, conversation, request.n or 1)
         exchange.facts["prompt_tokens"] = len(prompt)
         check_length(prompt, self._engine.max_context_len)
+        if is_constrained(request):
+            exchange.enter("compile_grammar")
         constraint = await constrain(request, self._model, parsers[0], self._grammars)
         generations = build_generations(
             request,
@@ -113,6 +115,7 @@ class Generator:
             new_seed=self.new_seed(),
         )
         bound = [replace(generation, constraint=constraint) for generation in generations]
+        exchange.enter(None)
         return self.submit(bound, parsers)
 
     def submit(
