@@ -128,16 +128,26 @@ def _read_carrier(scope: Scope) -> dict[str, str]:
 
 
 def _describe(scope: Scope, exchange: Exchange) -> Served:
-    route = scope.get("route")
     return Served(
         method=scope["method"],
         path=scope["path"],
-        route=None if route is None else route.path,
+        route=_find_route(scope),
         status=exchange.status,
         request_id=exchange.request_id,
         is_internal=TENANT_KEY in scope,
         facts=exchange.facts,
     )
+
+
+def _find_route(scope: Scope) -> str | None:
+    """The path with its parameters' names; FastAPI tells a route's own for some of them only."""
+    if "endpoint" not in scope:
+        return None
+    path: str = scope["path"]
+    for name, value in scope.get("path_params", {}).items():
+        before, _, after = path.rpartition(str(value))
+        path = f"{before}{{{name}}}{after}"
+    return path
 
 
 def _add_headers(message: MutableMapping[str, Any], exchange: Exchange) -> None:
