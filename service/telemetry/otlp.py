@@ -4,17 +4,15 @@ Imported only where traces are on. Spans wait in a bounded queue for a thread of
 a collector that is slow or down costs nobody anything but the spans that find no room.
 """
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace import SpanLimits, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.trace import (
     NonRecordingSpan,
@@ -31,6 +29,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from service import __version__
 from service.core.trace import TraceContext
+from service.telemetry.span_exporter import TellingExporter
 from service.telemetry.tracing import CANCELLED, Served, Stage
 
 logger = structlog.stdlib.get_logger(__name__)
@@ -78,7 +77,7 @@ class OtlpTracer:
         )
         self._provider.add_span_processor(
             BatchSpanProcessor(
-                _TellingExporter(config.endpoint, config.timeout_seconds),
+                TellingExporter(config.endpoint, config.timeout_seconds),
                 max_queue_size=config.max_spans,
                 max_export_batch_size=min(_MAX_BATCH, config.max_spans),
                 schedule_delay_millis=_EXPORT_SECONDS * 1000,
@@ -168,46 +167,6 @@ class OtlpTrace:
             name, start = self._stage
             self._tracer.record(self.context, [Stage(name=name, start=start, end=now, error=error)])
             self._stage = None
-
-
-class _TellingExporter(SpanExporter):
-    """Says once that the collector does not take spans, and once that it does again.
-
-    The library would say it every time, so what it says is kept as the reason and not written.
-    """
-
-    def __init__(self, endpoint: str, timeout_seconds: float) -> None:
-        self._endpoint = endpoint
-        self._exporter = OTLPSpanExporter(endpoint=endpoint, timeout=timeout_seconds)
-        self._reason = _LastRecord()
-        self._is_failing = False
-        library = logging.getLogger(OTLPSpanExporter.__module__)
-        library.addHandler(self._reason)
-        library.propagate = False
-
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        result = self._exporter.export(spans)
-        is_failing = result is not SpanExportResult.SUCCESS
-        if is_failing and not self._is_failing:
-            reason = self._reason.text
-            logger.warning("traces_not_exported", endpoint=self._endpoint, reason=reason)
-        elif self._is_failing and not is_failing:
-            logger.info("traces_exported_again", endpoint=self._endpoint)
-        self._is_failing = is_failing
-        return result
-
-    def shutdown(self) -> None:
-        self._exporter.shutdown()
-        logging.getLogger(OTLPSpanExporter.__module__).removeHandler(self._reason)
-
-
-class _LastRecord(logging.Handler):
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.text = ""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.text = record.getMessage()
 
 
 def _mark(span: Span, error: str | None, *, has_failed: bool) -> None:

@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from service.core.request import FinishReason
 from service.core.trace import TraceContext
 from service.runtime.flight import Flight, Resubmission
 from service.runtime.stages import StageRecorder, list_stages
@@ -31,7 +32,7 @@ def flight(*, began=0.0, first_token=0.0, num_tokens=0, resubmissions=(), trace=
     )
 
 
-def stages_of(flight, reason="stop", ended=20.0):
+def stages_of(flight, reason: FinishReason = "stop", ended=20.0):
     return {stage.name: stage for stage in list_stages(flight, reason, ended, model="m")}
 
 
@@ -93,6 +94,9 @@ def test_a_request_that_is_not_traced_is_not_recorded():
     recorded = []
 
     class Recorder:
+        def begin(self, carrier, started_at):
+            raise NotImplementedError
+
         def record(self, context, stages):
             recorded.append((context, [stage.name for stage in stages]))
 

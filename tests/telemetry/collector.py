@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
@@ -95,7 +96,7 @@ def collecting() -> Iterator[Collector]:
             self.send_response(collector.status)
             self.end_headers()
 
-        def log_message(self, *_arguments):
+        def log_message(self, format, *args):  # noqa: A002 - http.server's name
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
@@ -110,7 +111,7 @@ def collecting() -> Iterator[Collector]:
             thread.join()
 
 
-def _read(attributes):
+def _read(attributes) -> dict[str, Any]:
     given = getattr(attributes, "attributes", attributes)
     return {pair.key: _value(pair.value) for pair in given}
 

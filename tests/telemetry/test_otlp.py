@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from contextlib import contextmanager
+from typing import Any
 
 from structlog.testing import capture_logs
 
@@ -15,7 +16,7 @@ CLIENTS_SPAN = "b7ad6b7169203331"
 WALL_NS = 1_700_000_000 * NANOSECONDS
 
 
-def served(status=200, route="/v1/chat/completions", **facts):
+def served(status: int | None = 200, route: str | None = "/v1/chat/completions", **facts):
     return Served(
         method="POST",
         path="/v1/chat/completions",
@@ -37,7 +38,7 @@ def tracing(collector, *, clock=lambda: 100.0, **changes):
         tracer.close()
 
 
-def trace_one(collector, outcome, *, carrier=None, **changes):
+def trace_one(collector, outcome, *, carrier=None, **changes) -> Any:
     """The span of a request that began 10 s ago, or None."""
     with tracing(collector, **changes) as tracer:
         tracer.begin(carrier or {}, 90.0).end(outcome)
@@ -155,6 +156,7 @@ def test_stages_may_be_recorded_after_the_request_has_ended():
     with collecting() as collector, tracing(collector) as tracer:
         trace = tracer.begin({}, 90.0)
         trace.end(served())
+        assert trace.context is not None
         tracer.record(trace.context, [stage])
     [root] = collector.named("POST /v1/chat/completions")
     span = collector.children(root)["decode"]

@@ -8,7 +8,7 @@ import pytest
 import structlog
 
 from service.errors import StorageError
-from service.telemetry.logs import CONTENT, configure_logging
+from service.telemetry.logs import CONTENT, LogFormat, configure_logging
 from tests.api.builders import ScriptedEngine, build_service, hello
 
 SECRET = "the prompt that nobody shall read"
@@ -27,7 +27,7 @@ def fail(error, cause):
     raise error from cause
 
 
-def write(log, error, cause=None, *, log_format="json", with_content=False):
+def write(log, error, cause=None, *, log_format: LogFormat = "json", with_content=False):
     """What a logger writes of a failure."""
     stream = io.StringIO()
     configure_logging("info", log_format, stream, with_content=with_content)

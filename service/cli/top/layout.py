@@ -7,21 +7,16 @@ from rich.padding import Padding
 from rich.table import Column, Table
 from rich.text import Text
 
+from service.cli.top.cells import NOTHING, STYLES, alarm, bar, write_bytes, write_seconds
 from service.cli.top.troubles import FULL, LIMITS, Level, Trouble, grade, list_troubles
 from service.cli.top.view import Incidents, Latency, Rates, SizeClass, View
 from service.cli.top.watcher import Look
 
-STYLES: dict[Level, str] = {"good": "green", "odd": "yellow", "bad": "bold red"}
 WIDE = 140
 """Columns from which sections stand beside each other."""
 ROOMY = 34
 """Lines from which sections have space between them; without it the usual ones fit 24."""
-_NOTHING = "-"
-_BAR_LEN = 16
 _MAX_TROUBLES = 3
-_KIBI = 1024
-_FEW = 10
-"""Of a unit, fewer have a decimal."""
 
 
 def draw(look: Look, *, url: str, size: ConsoleDimensions) -> RenderableType:
@@ -88,7 +83,7 @@ def _lines() -> Table:
 def _draw_load(view: View) -> Table:
     share = view.num_running / view.num_slots if view.num_slots else 0.0
     waiting = Text(f"{view.num_waiting} waiting", "yellow" if view.num_waiting else "dim")
-    running = Text.assemble(_bar([(share, "█")], grade(share, FULL)), f" {view.num_running}")
+    running = Text.assemble(bar([(share, "█")], grade(share, FULL)), f" {view.num_running}")
     running.append(f" of {view.num_slots} slots run, ").append(waiting)
     running.append(f", {view.num_sessions:,} sessions", "dim")
     table = _lines()
@@ -119,7 +114,7 @@ def _draw_latencies(latencies: Sequence[Latency]) -> Table:
     for latency in latencies:
         limits = LIMITS[latency.name]
         values = (latency.p50, latency.p95, latency.p99)
-        table.add_row(latency.name, *(_write_seconds(value, limits) for value in values))
+        table.add_row(latency.name, *(write_seconds(value, limits) for value in values))
     return table
 
 
@@ -129,7 +124,7 @@ def _draw_slots(classes: Sequence[SizeClass]) -> Table:
         cells = size.running_cells + size.cached_cells
         table.add_row(
             f"{size.slot_len:,} tokens",
-            _bar(
+            bar(
                 [
                     (size.num_running / size.num_slots, "█"),
                     (size.num_cached / size.num_slots, "▒"),
@@ -142,7 +137,7 @@ def _draw_slots(classes: Sequence[SizeClass]) -> Table:
             str(size.num_cached),
             str(size.num_free),
             f"{cells:,}",
-            f"{cells / size.num_cells:.0%}" if size.num_cells else _NOTHING,
+            f"{cells / size.num_cells:.0%}" if size.num_cells else NOTHING,
         )
     return table
 
@@ -158,9 +153,9 @@ def _draw_workers(view: View) -> Table:
             str(worker.num_running),
             str(worker.num_waiting),
             Text(f"{worker.occupancy:.0%}", STYLES[grade(worker.occupancy, FULL)]),
-            _write_bytes(worker.resident_bytes),
+            write_bytes(worker.resident_bytes),
             str(worker.num_preemptions),
-            _alarm(worker.num_restarts),
+            alarm(worker.num_restarts),
         )
     return table
 
@@ -174,10 +169,10 @@ def _draw_cache(view: View) -> Table:
         "disk": sources.get("disk", 0.0),
     }
     for tier in view.tiers:
-        found = _NOTHING if view.rates is None else f"{of_tier.get(tier.name, 0.0):,.0f} tokens"
+        found = NOTHING if view.rates is None else f"{of_tier.get(tier.name, 0.0):,.0f} tokens"
         table.add_row(
             tier.name,
-            _write_bytes(tier.num_bytes),
+            write_bytes(tier.num_bytes),
             f"{tier.num_segments:,}",
             f"{tier.num_evictions:,}",
             found,
@@ -194,7 +189,7 @@ def _draw_memory_and_incidents(view: View) -> Table:
     }
     for name, sizes in parts.items():
         if sizes:
-            told = ", ".join(f"{part} {_write_bytes(size)}" for part, size in sizes.items())
+            told = ", ".join(f"{part} {write_bytes(size)}" for part, size in sizes.items())
             table.add_row(name, told)
     table.add_row("went wrong", _list_incidents(view))
     return table
@@ -220,32 +215,3 @@ def _name_incidents(incidents: Incidents) -> dict[str, int]:
         "disk": incidents.disk_errors,
         **{f"refused:{code}": count for code, count in incidents.rejections.items()},
     }
-
-
-def _bar(shares: Sequence[tuple[float, str]], level: Level) -> Text:
-    """Each share in its own sign; what is begun of something shows."""
-    bar = ""
-    for share, sign in shares:
-        length = max(1, round(share * _BAR_LEN)) if share > 0 else 0
-        bar += sign * min(length, _BAR_LEN - len(bar))
-    return Text.assemble((bar, STYLES[level]), ("·" * (_BAR_LEN - len(bar)), "dim"))
-
-
-def _write_seconds(value: float | None, limits: tuple[float, float]) -> Text:
-    if value is None:
-        return Text(_NOTHING, "dim")
-    text = f"{value:.2f} s" if value >= 1 else f"{value * 1000:.0f} ms"
-    return Text(text, STYLES[grade(value, limits)])
-
-
-def _write_bytes(count: int) -> str:
-    size, units = float(count), ["B", "KiB", "MiB", "GiB", "TiB"]
-    while size >= _KIBI and len(units) > 1:
-        size /= _KIBI
-        del units[0]
-    has_decimal = 0 < size < _FEW and count >= _KIBI
-    return f"{size:.1f} {units[0]}" if has_decimal else f"{size:,.0f} {units[0]}"
-
-
-def _alarm(count: int) -> Text:
-    return Text(str(count), STYLES["odd"] if count else "dim")

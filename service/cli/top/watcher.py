@@ -7,8 +7,9 @@ from http import HTTPStatus
 
 import httpx
 
+from service.cli.top.reading import build_view
 from service.cli.top.snapshot import Snapshot, read_snapshot
-from service.cli.top.view import View, build_view
+from service.cli.top.view import View
 from service.errors import MetricsUnavailable
 
 

@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import os
+import pty
+import signal
 import subprocess
 import sys
 
@@ -94,3 +97,37 @@ async def test_what_makes_no_sense_is_one_line(arguments, told):
     assert result.returncode == 1
     [line] = result.stderr.splitlines()
     assert told in line
+
+
+def start_on_terminal(url):
+    """The process, and what its terminal shows."""
+    screen, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "service", "top", "--interval", "0.2", url],
+        stdout=terminal,
+        stderr=terminal,
+        env={"PATH": "/usr/bin:/bin", "TERM": "xterm", "COLUMNS": "80", "LINES": "24"},
+    )
+    os.close(terminal)
+    return process, screen
+
+
+async def test_on_a_terminal_it_looks_until_ctrl_c_whether_the_service_is_there_or_not():
+    async with serving() as service:
+        process, screen = start_on_terminal(service.url)
+        try:
+            await asyncio.to_thread(read_until, screen, "no worker is ready yet")
+            service.server.stop()
+            await asyncio.to_thread(read_until, screen, "nothing answers there")
+            process.send_signal(signal.SIGINT)
+            assert await asyncio.to_thread(process.wait, 30) == 0
+        finally:
+            process.kill()
+            process.wait()
+            os.close(screen)
+
+
+def read_until(screen, words):
+    shown = ""
+    while words not in shown:
+        shown += os.read(screen, 4096).decode(errors="replace")

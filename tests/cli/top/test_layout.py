@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console, ConsoleDimensions
 
 from service.cli.top.layout import ROOMY, WIDE, draw
-from service.cli.top.view import build_view
+from service.cli.top.reading import build_view
 from service.cli.top.watcher import Look
 from tests.cli.top.builders import BUSY, Service
 

@@ -1,7 +1,9 @@
+from typing import Any
+
 import pytest
 
+from service.cli.top.reading import build_view
 from service.cli.top.troubles import list_troubles
-from service.cli.top.view import build_view
 from tests.cli.top.builders import BUSY, Service
 
 
@@ -9,12 +11,12 @@ def troubles(service, change=lambda: None):
     """What is told after a change."""
     before = service.snapshot(0)
     change()
-    view = build_view(service.snapshot(2), before)
+    view: Any = build_view(service.snapshot(2), before)
     return [(trouble.level, trouble.text) for trouble in list_troubles(view)]
 
 
 def test_the_first_look_has_states_and_no_rates():
-    view = build_view(Service().snapshot(0), None)
+    view: Any = build_view(Service().snapshot(0), None)
     assert view.rates is view.interval_seconds is view.fresh is None
     assert [latency.p50 for latency in view.latencies] == [None] * 3
     assert view.num_slots == 9
@@ -26,7 +28,7 @@ def test_rates_and_latencies_are_of_what_happened_since_the_last_look():
     before = service.snapshot(0)
     for _ in range(4):
         service.answer(ttft=0.15)
-    view = build_view(service.snapshot(2), before)
+    view: Any = build_view(service.snapshot(2), before)
     assert view.interval_seconds == 2
     assert view.rates.requests == view.rates.finished == 2
     assert view.rates.prompt_tokens == 200
@@ -42,7 +44,7 @@ def test_slots_and_cells_are_summed_over_workers_and_sorted_by_length():
     service = Service(num_workers=2)
     service.step(0, classes=BUSY, num_running=7)
     service.step(1, classes=BUSY, num_running=7)
-    view = build_view(service.snapshot(0), None)
+    view: Any = build_view(service.snapshot(0), None)
     short, long = view.size_classes
     assert (short.slot_len, long.slot_len) == (2048, 8192)
     assert (short.num_running, short.num_cached, short.num_free) == (12, 2, 2)
@@ -66,7 +68,7 @@ def test_each_worker_has_a_line():
 def test_memory_and_cache_are_told():
     service = Service()
     service.step(num_bytes=4096)
-    view = build_view(service.snapshot(0), None)
+    view: Any = build_view(service.snapshot(0), None)
     assert set(view.memory_bytes) == {"weights", "kv", "compute"}
     assert set(view.process_bytes) == {"api", "worker-0"}
     assert {tier.name: tier.num_bytes for tier in view.tiers} == {
@@ -82,7 +84,7 @@ def test_incidents_are_counted_since_the_start_and_since_the_last_look():
     before = service.snapshot(0)
     service.metrics.request_rejected("queue_full")
     service.metrics.request_failed()
-    view = build_view(service.snapshot(1), before)
+    view: Any = build_view(service.snapshot(1), before)
     assert (view.total.rejections, view.fresh.rejections) == ({"queue_full": 2}, {"queue_full": 1})
     assert view.fresh.errors == 1
 

@@ -1,5 +1,7 @@
 """Looking at a service that comes and goes."""
 
+from typing import Any
+
 import httpx
 import pytest
 
@@ -13,11 +15,11 @@ class Outlet:
 
     def __init__(self, service):
         self.service = service
-        self.failure = None
+        self.failure: Exception | int | None = None
         self.keys = []
         self._now = 0
 
-    def watcher(self, **headers):
+    def watcher(self, **headers) -> Any:
         transport = httpx.MockTransport(self._answer)
         http = httpx.Client(base_url="http://there", transport=transport, headers=headers)
         return Watcher(http, clock=self._tick)
