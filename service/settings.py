@@ -298,6 +298,32 @@ class LimitSettings(_Group):
     )
 
 
+class TracingSettings(_Group):
+    endpoint: str = Field(
+        default="",
+        pattern=r"^($|https?://[^\s/]+/\S+)",
+        description="Where traces are sent, by OTLP over HTTP, as http://127.0.0.1:4318/v1/traces; "
+        "none: nothing is traced",
+    )
+    service_name: str = Field(
+        default="smolserve", min_length=1, description="What the service is called in traces"
+    )
+    sample_ratio: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=1,
+        description="Share of the traces that begin here that are sent; a client that sends "
+        "traceparent decides for its own",
+    )
+    timeout_s: Seconds = Field(
+        default=5,
+        description="Seconds that the collector may take, and that the end of the service waits "
+        "for it",
+    )
+    max_spans: Count = Field(
+        default=8192,
+        description="Spans that may wait for the collector; at more the oldest are dropped",
+    )
+
+
 class DownloadSettings(_Group):
     endpoint: str = Field(
         default="https://huggingface.co",
@@ -345,6 +371,15 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "console", "json"] = Field(
         default="auto", description="Form of log lines; auto is console on a terminal, else json"
     )
+    log_prompts: bool = Field(
+        default=False,
+        description="Write the text of every prompt and answer to the log, for finding faults",
+    )
+    log_prompt_tokens: Count = Field(
+        default=1000,
+        description="Tokens of a prompt, and of an answer, that are written with it; longer ones "
+        "lose their middle",
+    )
     drain_timeout_s: Seconds = Field(
         default=30, description="Seconds that running streams may take to finish after SIGTERM"
     )
@@ -374,6 +409,7 @@ class Settings(BaseSettings):
     files: FilesSettings = FilesSettings()
     batches: BatchesSettings = BatchesSettings()
     grammar: GrammarSettings = GrammarSettings()
+    tracing: TracingSettings = TracingSettings()
     download: DownloadSettings = DownloadSettings()
 
     @classmethod

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from msgspec.structs import replace
 
 from service.api.config import RequestLimits
-from service.api.constraint import Grammars, constrain
+from service.api.constraint import Grammars, constrain, is_constrained
 from service.api.conversation import read_content, read_conversation
 from service.api.engine import Engine
 from service.api.exchange import Exchange
@@ -106,6 +106,8 @@ class Generator:
         prediction = await self._read_prediction(request)
         exchange.facts["prompt_tokens"] = len(prompt)
         check_length(prompt, self._engine.max_context_len)
+        if is_constrained(request):
+            exchange.enter("compile_grammar")
         constraint = await constrain(request, self._model, parsers[0], self._grammars)
         generations = build_generations(
             request,
@@ -119,6 +121,7 @@ class Generator:
             replace(generation, constraint=constraint, prediction=prediction)
             for generation in generations
         ]
+        exchange.enter(None)
         return self.submit(bound, parsers)
 
     def submit(

@@ -5,6 +5,7 @@ from typing import Literal
 import msgspec
 
 from service.core.sampling import SamplingParams
+from service.core.trace import TraceContext
 
 FinishReason = Literal["stop", "length", "abort", "error"]
 """`abort` and `error` never reach a client: it left, or gets an error body."""
@@ -57,3 +58,5 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Most probable tokens to report at each position; None reports nothing, 0 the drawn one."""
     constraint: Constraint | None = None
     thinking: ThinkingBudget | None = None
+    trace: TraceContext | None = None
+    """What its stages are children of, where it is traced."""

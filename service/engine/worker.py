@@ -232,7 +232,8 @@ def main() -> int:
     # drains and then decides when workers end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    configure_logging(config.engine.log_level, config.engine.log_format)
+    engine = config.engine
+    configure_logging(engine.log_level, engine.log_format, with_content=engine.log_prompts)
     channel = Channel(config)
     try:
         engine = open_engine(config.engine)
