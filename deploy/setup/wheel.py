@@ -39,9 +39,10 @@ _NINJA_COUNTER = r"\[\d+/\d+\]"
 class WheelBuild:
     """Which wheel this machine wants, and where it is kept.
 
-    A `portable` one runs on other CPUs as well. On x86-64 it has ggml's code for each generation,
-    in modules of which ggml loads the best that the CPU can run. Elsewhere, and beside CUDA, where
-    the GPU computes, it has one build for what ggml takes for granted (on x86-64 that is Haswell).
+    A `portable` one runs on other CPUs as well. On x86-64 its backends are modules that are loaded
+    at run time: the CPU code of each generation, of which ggml takes the best that the CPU can run,
+    and CUDA, so that such a wheel can be built and tried where there is no driver. Elsewhere there
+    is one build, for what every CPU of the architecture has.
     """
 
     root: Path
@@ -158,7 +159,7 @@ class WheelBuild:
 
     @property
     def _has_variants(self) -> bool:
-        return self.portable and self.backend == "cpu" and machine.architecture() == "x86_64"
+        return self.portable and machine.architecture() == "x86_64"
 
     @property
     def _cmake_files(self) -> list[Path]:

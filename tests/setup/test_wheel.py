@@ -108,14 +108,17 @@ def test_a_portable_build_has_the_cpu_code_of_every_generation(tmp_path, monkeyp
     assert "-DCMAKE_INSTALL_BINDIR=llama_cpp/lib" in portable  # where llama_cpp keeps libllama
 
 
-@pytest.mark.parametrize(("architecture", "backend"), [("aarch64", "cpu"), ("x86_64", "cuda")])
-def test_a_portable_build_of_another_kind_has_what_ggml_takes_for_granted(
-    tmp_path, monkeypatch, architecture, backend
-):
-    monkeypatch.setattr(machine, "architecture", lambda: architecture)
+def test_a_portable_build_for_cuda_needs_no_driver_to_be_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "architecture", lambda: "x86_64")
     write_script(tmp_path / "bin" / "nvcc", "#!/bin/sh\n")
     env = build_env(tmp_path, CUDAARCHS="90")
-    include, *arguments = cmake_arguments(obtain(tmp_path, env, backend, portable=True))
+    arguments = cmake_arguments(obtain(tmp_path, env, "cuda", portable=True))
+    assert {"-DGGML_CUDA=ON", "-DGGML_BACKEND_DL=ON"} <= set(arguments)
+
+
+def test_a_portable_build_for_another_architecture_has_what_all_of_it_has(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "architecture", lambda: "aarch64")
+    include, *arguments = cmake_arguments(obtain(tmp_path, build_env(tmp_path), portable=True))
     assert include.endswith("/llama.cmake")
     assert "-DGGML_NATIVE=OFF" in arguments
     assert "-DGGML_BACKEND_DL=ON" not in arguments
