@@ -15,7 +15,7 @@ from service.api.server import _LAST_WRITES_SECONDS
 from service.engine.disk_tier import CLOSE_SECONDS
 from service.models.catalog import load_catalog
 from service.runtime.worker_process import KILL_AFTER_SECONDS
-from service.settings import _SETUP_VARIABLES, Settings, list_settings
+from service.settings import SETUP_VARIABLES, Settings, list_settings
 from tests.deploy.observation import PROMETHEUS, ROOT
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -83,7 +83,7 @@ def test_every_variable_is_a_setting():
 
 
 def test_every_variable_of_the_dockerfile_is_known():
-    known = {setting.variable for setting in list_settings()} | _SETUP_VARIABLES
+    known = {setting.variable for setting in list_settings()} | SETUP_VARIABLES
     assert set(re.findall(r"SMOLSERVE_[A-Z_]+", DOCKERFILE)) <= known
 
 
