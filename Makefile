@@ -37,6 +37,7 @@ lint: setup-dev ## the linters, the type checker and the import contracts
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+	$(BIN)/hadolint Dockerfile
 
 format: setup-dev ## format the code
 	$(BIN)/ruff format

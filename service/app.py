@@ -61,7 +61,7 @@ from service.sizing import (
     MAX_SMALL_SLOTS_ON_GPU,
     affords_copy,
     available_bytes,
-    count_physical_cores,
+    count_threads,
     fit_size_classes,
 )
 from service.telemetry.metrics import Metrics
@@ -374,7 +374,7 @@ def _configure_pool(settings: Settings, path: Path, shape: Hyperparameters) -> P
         engine=EngineConfig(
             model_path=str(path),
             contexts=format_value(contexts),
-            threads=count_physical_cores() if engine.threads == "auto" else engine.threads,
+            threads=count_threads() if engine.threads == "auto" else engine.threads,
             gpu_layers=all_layers if engine.gpu_layers == "auto" else engine.gpu_layers,
             kv_type=engine.kv_type,
             flash_attention=engine.flash_attention,

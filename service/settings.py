@@ -34,7 +34,7 @@ from service.runtime.sessions import DEFAULT_MAX_SESSIONS, DEFAULT_TTL_SECONDS
 from service.scheduler.config import SchedulerConfig
 
 PREFIX = "SMOLSERVE_"
-_SETUP_VARIABLES = frozenset({"SMOLSERVE_SETUP_CACHE"})  # where deploy.setup keeps its wheels
+SETUP_VARIABLES = frozenset({"SMOLSERVE_SETUP_CACHE", "SMOLSERVE_PORTABLE"})  # of deploy.setup
 _SCHEDULER = SchedulerConfig()
 _LIMITS = RequestLimits()
 _GRAMMAR = GrammarConfig()
@@ -114,7 +114,7 @@ class EngineSettings(_Group):
         "auto fits the model and the free memory",
     )
     threads: AutoCount = Field(
-        default="auto", description="CPU threads; auto is the physical cores"
+        default="auto", description="CPU threads; auto is the physical cores that it may use"
     )
     gpu_layers: Annotated[int, Field(ge=0)] | Auto = Field(
         default="auto",
@@ -492,7 +492,7 @@ def _nest(options: Mapping[str, str]) -> dict[str, Any]:
 def _unknown_variables(environment: Iterable[str]) -> list[str]:
     known = {setting.variable for setting in list_settings()}
     names = (name for name in environment if name.upper().startswith(PREFIX))
-    return sorted(name for name in names if name.upper() not in known | _SETUP_VARIABLES)
+    return sorted(name for name in names if name.upper() not in known | SETUP_VARIABLES)
 
 
 def _describe_unknown(name: str) -> str:

@@ -166,6 +166,8 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     extra_buffers: bool
     """Whether repacked weight copies (AMX and the like) are in use."""
     load_seconds: float
+    cpu_variant: str = ""
+    """Which of the build's variants of CPU code runs; for people."""
     can_copy: bool = True
     """Whether computed tokens can be moved between slots; if not, they are computed again."""
     gpus: tuple[DeviceMemory, ...] = ()

@@ -46,8 +46,8 @@ from service.kvcache.size_class import SizeClass, parse_size_classes
 from service.llama.context import ContextShape, LlamaContext
 from service.llama.devices import Devices
 from service.llama.model import LlamaModel
-from service.llama.shared_library import library_files
 from service.llama.snapshot import Layout, Snapshot, cut, parse_snapshot
+from service.llama.variants import find_cpu_library, library_files, name_variant
 
 FILLER_TOKEN = 0
 
@@ -113,6 +113,7 @@ class LlamaEngine:
             kv_bytes=sum(memory.kv_bytes for memory in memories),
             compute_bytes=sum(memory.compute_bytes for memory in memories),
             extra_buffers=self._model.has_extra_buffers,
+            cpu_variant=name_variant(find_cpu_library()),
             load_seconds=self._load_seconds,
             gpus=self._gpus(),
         )

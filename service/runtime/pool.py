@@ -234,6 +234,14 @@ class EnginePool:
 
     def worker_ready(self, worker: int, pid: int, ready: Ready) -> None:
         self.ready[worker] = ready
+        logger.info(
+            "worker_ready",
+            worker=worker,
+            load_seconds=round(ready.load_seconds, 2),
+            cpu_variant=ready.cpu_variant,
+            repacked=ready.extra_buffers,
+            gpus=[gpu.name for gpu in ready.gpus],
+        )
         if not ready.can_copy:
             logger.warning(
                 "snapshots_off",
