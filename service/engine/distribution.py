@@ -5,8 +5,8 @@ anything is exponentiated, sorted or summed, where that provably changes nothing
 decides. Which of both did never shows: the token is the same.
 
 Proof. A token's weight is exp((logit - highest) / temperature). No token left out weighs more than
-`heaviest`, and together they weigh at most `mass`. Z is the weight of the kept ones, so that the
-weight of all is between Z and Z + mass.
+`heaviest`, the weight at the cut, raised by more than exp is off; together they weigh at most
+`mass`. Z is the weight of the kept ones, so that the weight of all is between Z and Z + mass.
 
 - top_k: at least top_k tokens are kept. If the k-th heaviest of them outweighs `heaviest`, it is
   the k-th of all, and all that weigh as much are kept. What follows concerns these alone.
@@ -38,7 +38,7 @@ _GROUP = 32
 """Tokens of which `find_floor` looks at the best alone."""
 _MASS = 1e-3
 """Where no rule names a cut, at most so many times the heaviest token's weight is left out. Of
-SmolLM2's draws at 0.6 that makes 1 in 13 to 25 uncertain; 1e-5 makes few, but keeps many tokens."""
+SmolLM2's draws at 0.6 that makes 1 in 14 to 24 uncertain; 1e-5 makes few, but keeps many tokens."""
 _VANISHED = 110
 """exp(-110) is 0 in 32 bits."""
 _MARGIN = 1e-4
