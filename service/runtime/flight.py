@@ -71,6 +71,7 @@ class Flight:
             share=self.share,
             num_public=self.num_public,
             priority=request.priority,
+            weight=request.weight,
             num_logprobs=request.num_logprobs,
             constraint=request.constraint,
             thinking=request.thinking,

@@ -17,7 +17,9 @@ from service.core.request import FinishReason
 from service.core.sampling import TokenLogprobs
 from service.kvcache.allocator import Acquired, SlotAllocator
 from service.kvcache.tree import SessionKey
+from service.scheduler.budget import line_up
 from service.scheduler.config import SchedulerConfig
+from service.scheduler.fairness import charge
 from service.scheduler.followers import Follower, Followers
 from service.scheduler.loading import Loading, LoadingSequences
 from service.scheduler.pace import Pace
@@ -48,11 +50,13 @@ class Scheduler:
         self._allocator = allocator
         self._eog_tokens = eog_tokens
         self._num_classes = len(allocator.classes)
-        self._waiting = WaitingQueue(self._num_classes, aging_seconds=config.aging_seconds)
+        self._running: dict[int, Sequence] = {}
+        self._waiting = WaitingQueue(
+            self._num_classes, aging_seconds=config.aging_seconds, running=self._running.values()
+        )
         self._followers = Followers()
         self._loading = LoadingSequences()
         self._mean_output = float(USUAL_OUTPUT)
-        self._running: dict[int, Sequence] = {}
         self._pace = Pace(target_seconds=config.target_itl_seconds, max_tokens=config.step_tokens)
         self._plan = Plan()
         self._planned: list[Sequence] = []
@@ -90,14 +94,14 @@ class Scheduler:
         sequence.is_forgotten = is_forgotten
         growth = min(sequence.num_left, self._config.growth_tokens)
         room = sequence.num_tokens + growth
-        self._waiting.push(sequence, self._allocator.smallest_class(room))
+        self._waiting.enter(sequence, self._allocator.smallest_class(room))
 
     def abort(self, sequence_id: int) -> bool:
         """Forget a sequence, waiting or running; whether there was one."""
         for waiting in (self._waiting, self._followers, self._loading):
             sequence = waiting.remove(sequence_id)
             if sequence is not None:
-                self._forget_if_asked(sequence)
+                self._let_go(sequence)
                 return True
         sequence = self._running.get(sequence_id)
         if sequence is None:
@@ -136,6 +140,7 @@ class Scheduler:
         outputs: list[SequenceOutput] = []
         draws = enumerate(result.tokens)
         for sequence, chunk in zip(self._planned, self._plan.chunks(), strict=True):
+            charge(sequence)
             sequence.advance(chunk.end)
             if chunk.draw is not None:
                 index, token = next(draws)
@@ -192,10 +197,11 @@ class Scheduler:
     def _end(self, sequence: Sequence) -> None:
         del self._running[sequence.id]
         self._release(sequence)
-        self._forget_if_asked(sequence)
+        self._let_go(sequence)
 
-    def _forget_if_asked(self, sequence: Sequence) -> None:
+    def _let_go(self, sequence: Sequence) -> None:
         """Free what it left, if its session was forgotten while it was here."""
+        self._waiting.leave(sequence)
         if sequence.is_forgotten and sequence.session is not None:
             self._allocator.forget(sequence.session)
 
@@ -338,6 +344,7 @@ class Scheduler:
         )
         sequence.slot = acquired.slot
         sequence.num_computed = acquired.num_cached
+        self._waiting.begin(sequence)
         if not sequence.is_reported:
             sequence.num_cached = acquired.num_cached
             self._count_hit(sequence, acquired)
@@ -351,7 +358,7 @@ class Scheduler:
             self._allocator.store.counters.hit(source, acquired.num_cached)
 
     def _share_budget(self) -> list[ContextPlan]:
-        """One token for each running sequence, then prompt chunks, by priority and age."""
+        """One token for each running sequence, then prompt chunks."""
         decoding = {
             sequence.slot.class_index
             for sequence in self._running.values()
@@ -361,7 +368,7 @@ class Scheduler:
         if decoding:
             budget = self._pace.allow(busy_seconds=self._allocator.store.copying_seconds)
         rows: list[list[Row]] = [[] for _ in range(self._num_classes)]
-        for sequence in sorted(self._running.values(), key=_priority_of):
+        for sequence in line_up(self._running.values(), budget):
             slot = sequence.slot
             assert slot is not None
             num_tokens = sequence.num_pending
