@@ -1,5 +1,6 @@
 """A request between admission and its end, whatever becomes of the workers it is in."""
 
+import asyncio
 from dataclasses import dataclass, field
 
 from service.core.messages import Submit
@@ -40,6 +41,8 @@ class Flight:
     """Workers that died while they ran it."""
     is_suspect: bool = False
     """Whether it may be why the last of them died."""
+    timer: asyncio.TimerHandle | None = None
+    """Ends it at its deadline, in whatever worker it is."""
 
     @property
     def was_interrupted(self) -> bool:
