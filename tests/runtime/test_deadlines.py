@@ -19,7 +19,7 @@ SOON = 1.5
 SLOW = {"step_seconds": 0.02}
 
 
-def endless(prompt, seconds=SOON):
+def endless(prompt, seconds: float | None = SOON):
     return msgspec.structs.replace(request(prompt, max_tokens=None), timeout_seconds=seconds)
 
 
