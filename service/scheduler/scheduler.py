@@ -17,7 +17,7 @@ from service.core.request import FinishReason
 from service.core.sampling import TokenLogprobs
 from service.kvcache.allocator import Acquired, SlotAllocator
 from service.kvcache.tree import SessionKey
-from service.scheduler.budget import line_up
+from service.scheduler.budget import StepBudget, line_up
 from service.scheduler.config import SchedulerConfig
 from service.scheduler.fairness import charge
 from service.scheduler.followers import Follower, Followers
@@ -158,14 +158,19 @@ class Scheduler:
 
     def _observe_pace(self, seconds: float) -> None:
         self._num_decode = self._num_prompt = 0
+        depth = 0
         for sequence, chunk in zip(self._planned, self._plan.chunks(), strict=True):
             if sequence.is_decoding:
                 self._num_decode += 1
             else:
                 self._num_prompt += chunk.num_tokens
+                depth += chunk.num_tokens * chunk.start
         if self._num_decode or self._num_prompt:
             self._pace.observe(
-                num_decode=self._num_decode, num_prompt=self._num_prompt, seconds=seconds
+                num_decode=self._num_decode,
+                num_prompt=self._num_prompt,
+                seconds=seconds,
+                depth=depth / (self._num_prompt or 1),
             )
         if self._pace.token_seconds:
             self._allocator.costs.prefill_seconds = self._pace.token_seconds
@@ -364,11 +369,12 @@ class Scheduler:
             for sequence in self._running.values()
             if sequence.slot is not None and sequence.is_decoding
         }
-        budget = self._config.step_tokens
+        seconds = None
         if decoding:
-            budget = self._pace.allow(busy_seconds=self._allocator.store.copying_seconds)
+            seconds = self._pace.leave(busy_seconds=self._allocator.store.copying_seconds)
+        budget = StepBudget(self._config.step_tokens, pace=self._pace, seconds=seconds)
         rows: list[list[Row]] = [[] for _ in range(self._num_classes)]
-        for sequence in line_up(self._running.values(), budget):
+        for sequence in line_up(self._running.values()):
             slot = sequence.slot
             assert slot is not None
             num_tokens = sequence.num_pending
@@ -376,8 +382,7 @@ class Scheduler:
                 # A prompt beside decoding neighbours gets a token at least: its row keeps the
                 # slots around it in one pass.
                 least = 1 if slot.class_index in decoding else 0
-                num_tokens = min(num_tokens, max(budget, least))
-                budget -= num_tokens
+                num_tokens = budget.take(num_tokens, depth=sequence.num_computed, least=least)
             if num_tokens > 0:
                 rows[slot.class_index].append((slot.index, sequence, sequence.chunk(num_tokens)))
         for row in rows:

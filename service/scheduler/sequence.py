@@ -34,6 +34,7 @@ class Sequence:
         "max_len",
         "num_cached",
         "num_computed",
+        "num_led",
         "num_overtaken",
         "num_prompt_tokens",
         "num_public",
@@ -59,8 +60,10 @@ class Sequence:
         """Whether it has had a slot."""
         self.turn = 0.0
         """What its tenant had had when it began."""
+        self.num_led = 0
+        """Steps in which its prompt was computed first, as it was its turn."""
         self.num_overtaken = 0
-        """Tokens of shorter prompts that were computed while its own would have been."""
+        """Steps in which shorter ones were before it though it was its turn."""
         self.label = request.share
         self.num_public = request.num_public
         self.session: SessionKey | None = None

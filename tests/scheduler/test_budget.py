@@ -1,7 +1,8 @@
 """Which prompt a step computes."""
 
-from service.scheduler.budget import OVERTAKING
+from service.scheduler.budget import OVERTAKING, StepBudget
 from service.scheduler.config import SchedulerConfig
+from service.scheduler.pace import Pace
 from tests.scheduler.builders import Bench, submit
 
 STEP = 32
@@ -82,3 +83,21 @@ def test_lower_priority_gets_what_a_higher_one_leaves():
     busy.step()
     busy.step()
     assert [bool(busy.outcomes[number].tokens) for number in (1, 2)] == [False, True]
+
+
+def test_what_a_shallow_prompt_leaves_is_less_for_a_deep_one():
+    pace = Pace(target_seconds=0.1, max_tokens=256)
+    for depth, seconds in ((0, 0.1), (3000, 0.4)) * 20:
+        pace.observe(num_decode=0, num_prompt=100, seconds=seconds, depth=depth)
+    budget = StepBudget(256, pace=pace, seconds=0.1)
+    assert budget.take(60, depth=0, least=1) == 60
+    assert budget.take(500, depth=3000, least=1) in {9, 10}
+
+
+def test_step_without_running_streams_is_full():
+    pace = Pace(target_seconds=0.1, max_tokens=256)
+    pace.observe(num_decode=0, num_prompt=10, seconds=1.0)
+    budget = StepBudget(256, pace=pace)
+    assert budget.take(200, depth=0, least=0) == 200
+    assert budget.take(200, depth=0, least=0) == 56
+    assert budget.take(200, depth=0, least=0) == 0
