@@ -29,6 +29,10 @@ class Stream:
     def ended(self) -> float:
         return self.arrivals[-1][0]
 
+    @property
+    def ended_well(self) -> bool:
+        return bool(self.arrivals) and END in self.arrivals[-1][1]
+
     def events(self) -> list[dict]:
         """The JSON of every `data:` line; raises if the answer is not a stream that ended well."""
         body = self.body

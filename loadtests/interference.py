@@ -2,6 +2,8 @@
 
 - Four streams run while a prompt of 3,000 tokens is prefilled: gaps between their tokens, and how
   long the prompt takes beside them and alone.
+- The same, and a short prompt comes at each quarter of the time that the long one took alone: how
+  long each waits for its first token.
 - Every client of 32 running streams goes away at once: how long until no slot is busy.
 """
 
@@ -17,6 +19,7 @@ from loadtests.server import read_metrics, running_service
 
 NUM_STREAMS = 4
 NUM_LEAVING = 32
+NUM_SHORT = 3
 FILLER = "The river ran past the old mill and the children counted the boats. "
 
 
@@ -61,6 +64,49 @@ def measure_long_prompt(address: tuple[str, int], model: str, num_tokens: int) -
     }
 
 
+def measure_short_behind_long(
+    address: tuple[str, int], model: str, num_tokens: int, alone_seconds: float
+) -> dict[str, float]:
+    """First tokens of short prompts beside four streams, before a long prompt and behind it."""
+    client = Client(address)
+    streams = [
+        client.start(encode_chat(address, model, f"Count down from {n}.", 1500))
+        for n in range(NUM_STREAMS)
+    ]
+    while any(len(stream.arrivals) < 20 for stream in streams):
+        client.receive()
+    before = client.start(encode_short(address, model, 0))
+    wait_for(client, before)
+    long = client.start(encode_chat(address, model, make_long_prompt(3, num_tokens), 2))
+    shorts: list[Stream] = []
+    while not long.ended_well:
+        client.receive(0.05)
+        due = long.started + alone_seconds * (len(shorts) + 1) / 4
+        if len(shorts) < NUM_SHORT and time.monotonic() > due:
+            shorts.append(client.start(encode_short(address, model, len(shorts) + 1)))
+    for short in shorts:
+        wait_for(client, short)
+    busy = gaps_between(streams, long.started, long.ended)
+    client.leave_all()
+    waits = [short.first_token_seconds() for short in shorts]
+    return {
+        "short_before_s": before.first_token_seconds(),
+        "short_behind_median_s": statistics.median(waits),
+        "short_behind_max_s": max(waits),
+        "prompt_with_shorts_s": long.first_token_seconds(),
+        "gap_p99_with_shorts_ms": statistics.quantiles(busy, n=100)[98] * 1000,
+    }
+
+
+def encode_short(address: tuple[str, int], model: str, number: int) -> bytes:
+    return encode_chat(address, model, f"{number} boats: {FILLER * 2}", 2)
+
+
+def wait_for(client: Client, stream: Stream) -> None:
+    while not stream.ended_well:
+        client.receive()
+
+
 def gaps_between(streams: list[Stream], start: float, end: float) -> list[float]:
     """Gaps between tokens of all streams within a span of time."""
     gaps: list[float] = []
@@ -99,7 +145,9 @@ def main() -> None:
     name = arguments.model.stem
     model = str(arguments.model)
     with running_service(model=model, engine__contexts="8x2048,1x8192") as address:
-        results = measure_long_prompt(address, name, arguments.prompt_tokens)
+        num_tokens = arguments.prompt_tokens
+        results = measure_long_prompt(address, name, num_tokens)
+        results |= measure_short_behind_long(address, name, num_tokens, results["prompt_alone_s"])
     with running_service(model=model, engine__contexts="32x2048") as address:
         results |= measure_leaving(address, name)
     show_results("Requests beside each other", results, as_json=arguments.json)

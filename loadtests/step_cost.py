@@ -1,7 +1,8 @@
 """What a step costs the worker outside llama.cpp: `python -m loadtests.step_cost`.
 
 Drives the worker's own loop body with the simulated engine, which takes no time, and counts
-everything: planning, applying, statistics, encoding and sending the report.
+everything: planning, applying, statistics, encoding and sending the report. With a queue, also
+where answers of 16 tokens end and others of one tenant or of a thousand begin.
 """
 
 import argparse
@@ -26,10 +27,19 @@ from service.kvcache.size_class import parse_size_classes
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 PROMPT_LEN = 64
+SHORT_ANSWER = 16
+NUM_TENANTS = 1000
 
 
-def measure(num_running: int, num_waiting: int, steps: int) -> float:
-    """Median seconds of a step of the worker's, less the simulated engine's part."""
+def measure(
+    num_running: int,
+    num_waiting: int,
+    steps: int,
+    *,
+    num_tenants: int = 1,
+    max_tokens: int | None = None,
+) -> list[float]:
+    """Seconds of each step of the worker's, less the simulated engine's part."""
     contexts = f"{num_running}x4096"
     config = EngineConfig(
         model_path="", contexts=contexts, threads=1, simulate=SimulatedModel(eog_tokens=())
@@ -49,7 +59,7 @@ def measure(num_running: int, num_waiting: int, steps: int) -> float:
         engine = TimedEngine(config.simulate, parse_size_classes(contexts))
         worker = Worker(engine, config, channel)
         for sequence_id in range(num_running + num_waiting):
-            worker.obey(_submit(sequence_id))
+            worker.obey(_submit(sequence_id, f"t{sequence_id % num_tenants}", max_tokens))
         for _ in range(PROMPT_LEN):
             worker.step(time.monotonic())
         costs: list[float] = []
@@ -62,7 +72,7 @@ def measure(num_running: int, num_waiting: int, steps: int) -> float:
                 sink.recv()
         channel.close()
         sink.close(linger=0)
-    return statistics.median(costs)
+    return costs
 
 
 class TimedEngine(SimulatedEngine):
@@ -77,15 +87,35 @@ class TimedEngine(SimulatedEngine):
         return result
 
 
-def _submit(sequence_id: int) -> Submit:
+def compare(num_running: int, num_queued: int, steps: int) -> dict[str, float]:
+    """Microseconds: medians where nothing changes, means where answers end in some steps."""
+    alone = measure(num_running, 0, steps)
+    queued = measure(num_running, num_queued, steps, num_tenants=NUM_TENANTS)
+    # As many steps as the queue lasts for, less some.
+    changing = min(steps, (num_queued // num_running - 8) * SHORT_ANSWER)
+    changes = [
+        measure(num_running, num_queued, changing, num_tenants=tenants, max_tokens=SHORT_ANSWER)
+        for tenants in (1, NUM_TENANTS)
+    ]
+    return {
+        "sequences": num_running,
+        "microseconds": statistics.median(alone) * 1e6,
+        "with_queue": statistics.median(queued) * 1e6,
+        "changing_one_tenant": statistics.fmean(changes[0]) * 1e6,
+        "changing_many_tenants": statistics.fmean(changes[1]) * 1e6,
+        "allowed": 100 + 30 * num_running,
+    }
+
+
+def _submit(sequence_id: int, tenant: str, max_tokens: int | None) -> Submit:
     return Submit(
         sequence_id=sequence_id,
         prompt=[sequence_id % 40000 + 3] * PROMPT_LEN,
         sampling=SamplingParams(temperature=0),
-        max_tokens=None,
-        tenant="",
+        max_tokens=max_tokens,
+        tenant=tenant,
         session=None,
-        share="",
+        share=tenant,
         thinking=None,
     )
 
@@ -96,28 +126,22 @@ def main() -> None:
     parser.add_argument("--queued", type=int, default=10_000)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    rows = [
-        {
-            "sequences": count,
-            "microseconds": measure(count, 0, arguments.steps) * 1e6,
-            "with_queue": measure(count, arguments.queued, arguments.steps) * 1e6,
-            "allowed": 100 + 30 * count,
-        }
-        for count in SIZES
-    ]
+    rows = [compare(count, arguments.queued, arguments.steps) for count in SIZES]
     if arguments.json:
         json.dump(rows, sys.stdout, indent=2)
         return
-    table = Table(title="A step outside the engine, microseconds (median)")
-    for heading in ("sequences", "step", f"with {arguments.queued:,} queued", "allowed"):
+    table = Table(title="A step outside the engine, microseconds")
+    for heading in (
+        "sequences",
+        "step",
+        f"with {arguments.queued:,} queued",
+        "and changing",
+        f"of {NUM_TENANTS:,} tenants",
+        "allowed",
+    ):
         table.add_column(heading, justify="right")
     for row in rows:
-        table.add_row(
-            str(row["sequences"]),
-            f"{row['microseconds']:.0f}",
-            f"{row['with_queue']:.0f}",
-            str(row["allowed"]),
-        )
+        table.add_row(*(f"{figure:.0f}" for figure in row.values()))
     Console().print(table)
 
 

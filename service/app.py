@@ -323,6 +323,7 @@ def _configure_api(settings: Settings) -> ApiConfig:
         cors_origins=settings.cors_origins,
         max_body_bytes=settings.max_body_bytes,
         client_timeout_seconds=settings.client_timeout_s,
+        request_timeout_seconds=settings.scheduler.request_timeout_s or None,
         limits=RequestLimits(
             max_messages=settings.limits.messages,
             max_message_chars=settings.limits.message_chars,

@@ -19,6 +19,7 @@
     └── EngineError                   our side failed
         ├── EngineUnavailable         no worker is ready: loading, restarting or draining
         ├── WorkerDied                the worker that ran the request is gone
+        ├── DeadlineExceeded          the answer was not there in the time that it had
         ├── LlamaError                llama.cpp refused; carries its return code
         └── SnapshotFileError         a file of KV state cannot be used; it is computed again
 
@@ -152,6 +153,12 @@ class WorkerDied(EngineError):  # noqa: N818 - a condition, not a fault
     """The worker that ran the request is gone."""
 
     code = "worker_died"
+
+
+class DeadlineExceeded(EngineError):  # noqa: N818 - a condition, not a fault
+    """The answer was not there in the time that the client or the operator gives it."""
+
+    code = "deadline_exceeded"
 
 
 class LlamaError(EngineError):

@@ -213,6 +213,10 @@ class SchedulerSettings(_Group):
         description="Tokens guessed from the text or a prediction that are computed ahead in a "
         "step where that pays; 0 guesses nothing",
     )
+    request_timeout_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        default=0,
+        description="Seconds after which a request is ended, waiting included; 0 is never",
+    )
     max_queued: Annotated[int, Field(ge=0)] = Field(
         default=1024, description="Requests that may wait; one more is answered 429"
     )

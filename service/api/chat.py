@@ -9,6 +9,7 @@ from service.api.answers import ChatCompletion, ChatCompletionChunk
 from service.api.attendance import attend
 from service.api.body import read_body
 from service.api.config import ApiConfig
+from service.api.deadline import TIMEOUT_HEADER, set_deadline
 from service.api.drain import Drain
 from service.api.event_stream import EventStream
 from service.api.exchange import Exchange, mint
@@ -39,6 +40,7 @@ OPERATIONS = (
             Answer(schema=ChatCompletion),
             Answer(schema=ChatCompletionChunk, media_type=EVENT_STREAM),
         ),
+        parameters=(TIMEOUT_HEADER,),
         errors=GENERATING,
     ),
 )
@@ -68,6 +70,7 @@ class ChatCompletions:
         exchange.enter("prepare")
         ignore = self._config.ignore_unknown_fields
         request = parse_body(ChatCompletionRequest, body, ignore_unknown=ignore)
+        set_deadline(exchange, self._config.request_timeout_seconds)
         exchange.facts.update(stream=bool(request.stream), session_id=exchange.session_id)
         if request.stream:
             events = EventStream(send)

@@ -17,6 +17,7 @@ from service.api.answers import AnswerModel, Usage
 from service.api.attendance import attend
 from service.api.body import read_body
 from service.api.config import ApiConfig
+from service.api.deadline import TIMEOUT_HEADER, set_deadline
 from service.api.drain import Drain
 from service.api.engine import Engine
 from service.api.event_stream import EventStream
@@ -109,6 +110,7 @@ OPERATIONS = (
             Answer(schema=Completion),
             Answer(schema=Completion, media_type=EVENT_STREAM),
         ),
+        parameters=(TIMEOUT_HEADER,),
         errors=GENERATING,
     ),
 )
@@ -150,6 +152,7 @@ class Completions:
         request = parse_body(CompletionRequest, body, ignore_unknown=ignore)
         self._model.check_name(request.model)
         check_limits(request, self._config.limits)
+        set_deadline(exchange, self._config.request_timeout_seconds)
         exchange.facts.update(stream=bool(request.stream), session_id=exchange.session_id)
         if request.stream:
             events = EventStream(send)

@@ -25,6 +25,8 @@ class ApiConfig:
     max_body_bytes: int = 4 * 1024 * 1024
     client_timeout_seconds: float = 30.0
     """How long a client may send nothing of a body that it owes."""
+    request_timeout_seconds: float | None = None
+    """How long a request for text or vectors may take; None is as long as it needs."""
     limits: RequestLimits = RequestLimits()
     ignore_unknown_fields: bool = False
     """Of requests for generated text; otherwise one that is not known is refused by name."""

@@ -16,6 +16,7 @@ from service.api.answers import AnswerModel
 from service.api.attendance import attend
 from service.api.body import read_body
 from service.api.config import ApiConfig
+from service.api.deadline import TIMEOUT_HEADER, set_deadline, within_deadline
 from service.api.drain import Drain
 from service.api.engine import Engine
 from service.api.exchange import Exchange
@@ -74,6 +75,7 @@ OPERATIONS = (
         summary="Texts as vectors of length 1",
         body=EmbeddingRequest,
         answers=(Answer(schema=EmbeddingList),),
+        parameters=(TIMEOUT_HEADER,),
         errors=GENERATING,
     ),
 )
@@ -100,7 +102,9 @@ class Embeddings:
         request = parse_body(EmbeddingRequest, body, ignore_unknown=ignore)
         self._model.check_name(request.model)
         self._check(request)
-        async with attend(receive, self._drain):
+        exchange = Exchange.of(scope)
+        set_deadline(exchange, self._config.request_timeout_seconds)
+        async with attend(receive, self._drain), within_deadline(exchange):
             texts = await asyncio.to_thread(self._encode, request)
             num_tokens = sum(map(len, texts))
             exchange.facts["prompt_tokens"] = num_tokens

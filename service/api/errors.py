@@ -8,6 +8,7 @@ from starlette.responses import Response
 from service.errors import (
     AuthenticationError,
     BodyTooLarge,
+    DeadlineExceeded,
     EngineUnavailable,
     InvalidRequest,
     ModelNotFound,
@@ -31,6 +32,7 @@ _STATUS: dict[type[SmolserveError], int] = {
     QueueFull: 429,
     RequestError: 400,
     EngineUnavailable: 503,
+    DeadlineExceeded: 504,
     StorageError: 507,
     SmolserveError: 500,
 }
@@ -58,6 +60,9 @@ def error_response(error: SmolserveError) -> Response:
         response.headers["retry-after"] = str(error.retry_after_seconds)
     elif isinstance(error, EngineUnavailable):
         response.headers["retry-after"] = str(_UNAVAILABLE_RETRY_SECONDS)
+    elif isinstance(error, DeadlineExceeded):
+        # Official clients repeat a 5xx by themselves, and this one would take as long again.
+        response.headers["x-should-retry"] = "false"
     elif isinstance(error, SlowClient):
         response.headers["connection"] = "close"  # the rest of its body would follow
     elif isinstance(error, AuthenticationError):

@@ -37,6 +37,10 @@ class Exchange:
     """Overrides what the body asks for; set by who calls the application in-process."""
     trace: RequestTrace | None = None
     """Where requests are traced."""
+    asked_timeout: bytes | None = None
+    """The client's `X-Request-Timeout`, as it came."""
+    timeout_seconds: float | None = None
+    """How long it may take from `started_at`; None is as long as it needs."""
     facts: dict[str, object] = field(default_factory=dict[str, object])
     """What goes into the log line; never prompts nor answers."""
 
@@ -50,6 +54,7 @@ class Exchange:
             has_named_session=bool(session),
             started_at=time.monotonic(),
             priority=cast("int | None", scope.get(PRIORITY_KEY)),
+            asked_timeout=read_header(scope, b"x-request-timeout"),
         )
         scope[_SCOPE_KEY] = exchange
         return exchange
@@ -67,6 +72,11 @@ class Exchange:
         if self.trace is not None:
             self.trace.enter(stage)
 
+    @property
+    def is_internal(self) -> bool:
+        """Whether this process made it itself, as it does for a batch's lines."""
+        return self.priority is not None
+
     def adopt_session_key(self, key: str | None) -> None:
         """Take the body's `prompt_cache_key` as the session, where no header named one.
 
@@ -75,6 +85,12 @@ class Exchange:
         if key and not self.has_named_session:
             self.session_id = name_session(key.encode(errors="surrogatepass"))
         self.facts["session_id"] = self.session_id
+
+    def seconds_left(self) -> float | None:
+        """Of the time that it may take; not below 0, None where it has no limit."""
+        if self.timeout_seconds is None:
+            return None
+        return max(0.0, self.started_at + self.timeout_seconds - time.monotonic())
 
     def elapsed_ms(self) -> int:
         return round((time.monotonic() - self.started_at) * 1000)

@@ -65,6 +65,7 @@ def build_generation(
         session=exchange.session_id,
         priority=choose_priority(request, exchange),
         trace=exchange.trace_context,
+        timeout_seconds=exchange.seconds_left(),
     )
 
 

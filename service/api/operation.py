@@ -16,7 +16,7 @@ MULTIPART = "multipart/form-data"
 PLAIN_TEXT = "text/plain"
 OPENMETRICS = "application/openmetrics-text"
 
-GENERATING = (404, 429, 503)
+GENERATING = (404, 429, 503, 504)
 """Errors of an operation that names a model and waits in the engine's queue."""
 
 

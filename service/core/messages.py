@@ -26,6 +26,8 @@ class Submit(msgspec.Struct, frozen=True, kw_only=True, tag="submit"):
     """Leading prompt tokens that the operator lets all tenants share."""
     priority: int = 0
     """Lower is served first."""
+    weight: float = 1.0
+    """Its tenant's share against other tenants of the same priority."""
     num_logprobs: int | None = None
     constraint: Constraint | None = None
     prediction: list[int] | None = None

@@ -7,8 +7,8 @@ import msgspec
 from service.core.sampling import SamplingParams
 from service.core.trace import TraceContext
 
-FinishReason = Literal["stop", "length", "abort", "error"]
-"""`abort` and `error` never reach a client: it left, or gets an error body."""
+FinishReason = Literal["stop", "length", "abort", "error", "deadline"]
+"""`abort`, `error` and `deadline` never reach a client: it left, or gets an error body."""
 
 
 class ThinkingBudget(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,5 +1,6 @@
 """A request between admission and its end, whatever becomes of the workers it is in."""
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -52,6 +53,8 @@ class Flight:
     """Workers that died while they ran it."""
     is_suspect: bool = False
     """Whether it may be why the last of them died."""
+    timer: asyncio.TimerHandle | None = None
+    """Ends it at its deadline, in whatever worker it is."""
 
     @property
     def was_interrupted(self) -> bool:
@@ -85,6 +88,7 @@ class Flight:
             share=self.share,
             num_public=self.num_public,
             priority=request.priority,
+            weight=request.weight,
             num_logprobs=request.num_logprobs,
             constraint=request.constraint,
             thinking=request.thinking,

@@ -21,7 +21,7 @@ from service.core.messages import (
 )
 from service.core.request import FinishReason, GenerationRequest
 from service.engine.config import EngineConfig
-from service.errors import EngineUnavailable, QueueFull, WorkerDied
+from service.errors import DeadlineExceeded, EngineUnavailable, QueueFull, WorkerDied
 from service.kvcache.size_class import parse_size_classes
 from service.runtime.blame import Death, convict
 from service.runtime.config import PoolConfig
@@ -42,6 +42,11 @@ Witness = Callable[[Flight, FinishReason, float], None]
 MAX_FAILED_STARTS = 3
 """When every worker failed to start so often in a row, requests wait for none of them any more."""
 MAX_RETRY_AFTER_SECONDS = 60
+_STAGES = {
+    "queued": "waiting for its turn",
+    "prefill": "having its prompt computed",
+    "decode": "being answered",
+}
 SMOOTHING = 0.2
 """Weight of the latest request in the running mean of request durations."""
 
@@ -160,8 +165,9 @@ class EnginePool:
     def submit(self, request: GenerationRequest) -> OutputStream:
         """Hand a request to a worker, or let it wait for one that is about to take it.
 
-        It outlives its worker: another goes on with it. Raises QueueFull when as many wait as may,
-        EngineUnavailable when no worker is ready.
+        It outlives its worker: another goes on with it. At its deadline the stream fails with
+        DeadlineExceeded. Raises QueueFull when as many wait as may, EngineUnavailable when no
+        worker is ready.
         """
         self.check_room(1)
         sequence_id = next(self._ids)
@@ -181,6 +187,7 @@ class EnginePool:
         if request.session is not None:
             flight.session = self.sessions.begin(request.tenant, request.session)
         self._flights[sequence_id] = flight
+        self._set_timer(flight)
         self._metrics.request_admitted()
         self._placement.add(flight)
         self._placement.fill()
@@ -363,6 +370,26 @@ class EnginePool:
         for witness in self._witnesses:
             witness(flight, reason, ended)
 
+    def _set_timer(self, flight: Flight) -> None:
+        seconds = flight.request.timeout_seconds
+        if seconds is not None:
+            loop = asyncio.get_running_loop()
+            flight.timer = loop.call_later(max(0.0, seconds), self._expire, flight)
+
+    def _expire(self, flight: Flight) -> None:
+        stage = flight.stream.stage
+        self._remove(flight)
+        self._metrics.request_expired()
+        self._send_abort(flight)
+        flight.stream.fail(
+            DeadlineExceeded(
+                f"The time that this request had is up; it was {_STAGES[stage]}. Ask for fewer "
+                "tokens, or give it more time."
+            )
+        )
+        self._tell_witnesses(flight, "deadline", self._clock())
+        self._placement.fill()
+
     def _send_abort(self, flight: Flight) -> None:
         if flight.worker is not None and self._supervisors[flight.worker].is_ready:
             self._supervisors[flight.worker].send(Abort(sequence_id=flight.sequence_id))
@@ -391,6 +418,8 @@ class EnginePool:
 
     def _remove(self, flight: Flight) -> None:
         del self._flights[flight.sequence_id]
+        if flight.timer is not None:
+            flight.timer.cancel()
         self._placement.remove(flight)
         if flight.session is not None:
             has_begun = flight.stream.stage != "queued"

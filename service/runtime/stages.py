@@ -6,7 +6,11 @@ from service.core.request import FinishReason
 from service.runtime.flight import Flight, Resubmission
 from service.telemetry.tracing import CANCELLED, Attribute, Moment, Stage, Tracer
 
-_ERRORS: Mapping[FinishReason, str] = {"abort": CANCELLED, "error": "worker_died"}
+_ERRORS: Mapping[FinishReason, str] = {
+    "abort": CANCELLED,
+    "error": "worker_died",
+    "deadline": "deadline_exceeded",
+}
 
 
 class StageRecorder:

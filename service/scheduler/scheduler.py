@@ -19,7 +19,9 @@ from service.core.request import FinishReason
 from service.core.sampling import TokenLogprobs
 from service.kvcache.allocator import Acquired, SlotAllocator
 from service.kvcache.tree import SessionKey
+from service.scheduler.budget import StepBudget, line_up
 from service.scheduler.config import SchedulerConfig
+from service.scheduler.fairness import charge
 from service.scheduler.followers import Follower, Followers
 from service.scheduler.loading import Loading, LoadingSequences
 from service.scheduler.pace import Pace
@@ -51,11 +53,13 @@ class Scheduler:
         self._allocator = allocator
         self._eog_tokens = eog_tokens
         self._num_classes = len(allocator.classes)
-        self._waiting = WaitingQueue(self._num_classes, aging_seconds=config.aging_seconds)
+        self._running: dict[int, Sequence] = {}
+        self._waiting = WaitingQueue(
+            self._num_classes, aging_seconds=config.aging_seconds, running=self._running.values()
+        )
         self._followers = Followers()
         self._loading = LoadingSequences()
         self._mean_output = float(USUAL_OUTPUT)
-        self._running: dict[int, Sequence] = {}
         self._pace = Pace(target_seconds=config.target_itl_seconds, max_tokens=config.step_tokens)
         self._speculation = Speculation(config, allocator.costs, eog_tokens)
         self._plan = Plan()
@@ -96,14 +100,14 @@ class Scheduler:
         sequence.is_forgotten = is_forgotten
         growth = min(sequence.num_left, self._config.growth_tokens)
         room = sequence.num_tokens + growth
-        self._waiting.push(sequence, self._allocator.smallest_class(room))
+        self._waiting.enter(sequence, self._allocator.smallest_class(room))
 
     def abort(self, sequence_id: int) -> bool:
         """Forget a sequence, waiting or running; whether there was one."""
         for waiting in (self._waiting, self._followers, self._loading):
             sequence = waiting.remove(sequence_id)
             if sequence is not None:
-                self._forget_if_asked(sequence)
+                self._let_go(sequence)
                 return True
         sequence = self._running.get(sequence_id)
         if sequence is None:
@@ -150,6 +154,7 @@ class Scheduler:
             else:
                 index, token = next(draws)
                 followers = result.followers.get(index, [])
+                charge(sequence, 1 + len(followers))
                 self._judge_drafts(sequence, len(chunk.drafts), len(followers))
                 sequence.advance(chunk.end + len(followers))
                 measured = result.logprobs.get(index)
@@ -165,15 +170,20 @@ class Scheduler:
 
     def _observe_pace(self, seconds: float) -> None:
         self._num_decode = self._num_prompt = 0
+        depth = 0
         for sequence, chunk in zip(self._planned, self._plan.chunks(), strict=True):
             if sequence.is_decoding:
                 self._num_decode += 1
             else:
                 self._num_prompt += chunk.num_tokens
+                depth += chunk.num_tokens * chunk.start
         has_drafts = any(chunk.drafts for chunk in self._plan.chunks())
         if (self._num_decode or self._num_prompt) and not has_drafts:
             self._pace.observe(
-                num_decode=self._num_decode, num_prompt=self._num_prompt, seconds=seconds
+                num_decode=self._num_decode,
+                num_prompt=self._num_prompt,
+                seconds=seconds,
+                depth=depth / (self._num_prompt or 1),
             )
         if self._pace.token_seconds:
             self._allocator.costs.prefill_seconds = self._pace.token_seconds
@@ -223,10 +233,11 @@ class Scheduler:
     def _end(self, sequence: Sequence) -> None:
         del self._running[sequence.id]
         self._release(sequence)
-        self._forget_if_asked(sequence)
+        self._let_go(sequence)
 
-    def _forget_if_asked(self, sequence: Sequence) -> None:
+    def _let_go(self, sequence: Sequence) -> None:
         """Free what it left, if its session was forgotten while it was here."""
+        self._waiting.leave(sequence)
         if sequence.is_forgotten and sequence.session is not None:
             self._allocator.forget(sequence.session)
 
@@ -369,6 +380,7 @@ class Scheduler:
         )
         sequence.slot = acquired.slot
         sequence.num_computed = acquired.num_cached
+        self._waiting.begin(sequence)
         if not sequence.is_reported:
             sequence.num_cached = acquired.num_cached
             self._count_hit(sequence, acquired)
@@ -382,17 +394,18 @@ class Scheduler:
             self._allocator.store.counters.hit(source, acquired.num_cached)
 
     def _share_budget(self) -> list[ContextPlan]:
-        """One token for each running sequence, then prompt chunks, by priority and age."""
+        """One token for each running sequence, then prompt chunks."""
         decoding = {
             sequence.slot.class_index
             for sequence in self._running.values()
             if sequence.slot is not None and sequence.is_decoding
         }
-        budget = self._config.step_tokens
+        seconds = None
         if decoding:
-            budget = self._pace.allow(busy_seconds=self._allocator.store.copying_seconds)
+            seconds = self._pace.leave(busy_seconds=self._allocator.store.copying_seconds)
+        budget = StepBudget(self._config.step_tokens, pace=self._pace, seconds=seconds)
         rows: list[list[Row]] = [[] for _ in range(self._num_classes)]
-        for sequence in sorted(self._running.values(), key=_priority_of):
+        for sequence in line_up(self._running.values()):
             slot = sequence.slot
             assert slot is not None
             num_tokens = sequence.num_pending
@@ -400,8 +413,7 @@ class Scheduler:
                 # A prompt beside decoding neighbours gets a token at least: its row keeps the
                 # slots around it in one pass.
                 least = 1 if slot.class_index in decoding else 0
-                num_tokens = min(num_tokens, max(budget, least))
-                budget -= num_tokens
+                num_tokens = budget.take(num_tokens, depth=sequence.num_computed, least=least)
             if num_tokens > 0:
                 rows[slot.class_index].append((slot.index, sequence, sequence.chunk(num_tokens)))
         for row in rows:

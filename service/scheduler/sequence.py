@@ -4,6 +4,7 @@ from service.core.messages import Submit
 from service.core.plan import Chunk, Draw, Tokens, make_tokens
 from service.kvcache.allocator import Slot
 from service.kvcache.tree import Path, SessionKey
+from service.scheduler.account import Account
 from service.scheduler.drafter import Drafter
 
 
@@ -23,8 +24,10 @@ class Sequence:
         "_closing_tokens",
         "_draw",
         "_end_token",
+        "account",
         "arrived_at",
         "drafter",
+        "has_begun",
         "has_loaded",
         "id",
         "is_forgotten",
@@ -33,12 +36,17 @@ class Sequence:
         "max_len",
         "num_cached",
         "num_computed",
+        "num_led",
+        "num_overtaken",
         "num_prompt_tokens",
         "num_public",
         "priority",
         "session",
         "slot",
+        "tenant",
         "tokens",
+        "turn",
+        "weight",
     )
 
     def __init__(self, request: Submit, *, max_len: int, now: float = 0.0) -> None:
@@ -46,6 +54,18 @@ class Sequence:
         self.id = request.sequence_id
         self.arrived_at = now
         self.priority = request.priority
+        self.tenant = request.tenant
+        self.weight = request.weight
+        self.account = Account()
+        """Its tenant's, once it has entered a queue."""
+        self.has_begun = False
+        """Whether it has had a slot."""
+        self.turn = 0.0
+        """What its tenant had had when it began."""
+        self.num_led = 0
+        """Steps in which its prompt was computed first, as it was its turn."""
+        self.num_overtaken = 0
+        """Steps in which shorter ones were before it though it was its turn."""
         self.label = request.share
         self.num_public = request.num_public
         self.session: SessionKey | None = None

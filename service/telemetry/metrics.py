@@ -21,7 +21,7 @@ from service.telemetry.rates import RateWindow
 from service.telemetry.workers import SizeClass, WorkersCollector
 
 AbortStage = Literal["queued", "prefill", "decode"]
-Finish = Literal["stop", "length", "error"]
+Finish = Literal["stop", "length", "error", "deadline"]
 
 RATE_WINDOW_SECONDS = 5
 
@@ -59,7 +59,7 @@ class Metrics:
         self._prompt_tokens = counter("prompt_tokens", "Prompt tokens of requests that began")
         self._cached_tokens = counter("cached_tokens", "Prompt tokens that the cache had")
         self._generated_tokens = counter("generated_tokens", "Tokens generated")
-        finished = counter("requests_finished", "Requests that ran to their end", "reason")
+        finished = counter("requests_finished", "Requests that ended here", "reason")
         aborts = counter("aborts", "Requests whose client left", "stage")
         self._finished = {reason: finished.labels(reason) for reason in get_args(Finish)}
         self._aborts = {stage: aborts.labels(stage) for stage in get_args(AbortStage)}
@@ -128,6 +128,10 @@ class Metrics:
     def request_failed(self) -> None:
         """The engine's fault; has no duration worth a histogram."""
         self._finished["error"].inc()
+
+    def request_expired(self) -> None:
+        """Its time was up; how long it took says nothing of the engine."""
+        self._finished["deadline"].inc()
 
     def request_aborted(self, stage: AbortStage) -> None:
         self._aborts[stage].inc()

@@ -38,3 +38,46 @@ def test_chunk_never_exceeds_the_step():
     learned = pace()
     learned.observe(num_decode=0, num_prompt=100, seconds=0.0001)
     assert learned.allow() == 256
+
+
+DECODE_SECONDS = 0.016
+TOKEN_SECONDS = 0.9e-3
+DEPTH_SECONDS = 1.45e-6
+"""Of SmolLM2 on two cores: a prompt token over 3,000 cells costs six times one over none."""
+
+
+def gaps_beside(pace: Pace, prompts: list[tuple[int, int]]) -> list[float]:
+    """Gaps of running streams while prompts are computed, each (cached, new) tokens long."""
+    gaps: list[float] = []
+    for cached, new in prompts:
+        pace.observe(num_decode=4, num_prompt=0, seconds=DECODE_SECONDS)
+        depth, end = cached, cached + new
+        while depth < end:
+            num = min(pace.allow(depth=depth), end - depth)
+            seconds = DECODE_SECONDS + num * (TOKEN_SECONDS + DEPTH_SECONDS * (depth + num / 2))
+            pace.observe(num_decode=4, num_prompt=num, seconds=seconds, depth=depth)
+            gaps.append(seconds)
+            depth += num
+    return gaps
+
+
+def test_gap_stays_near_the_target_while_a_prompt_gets_deeper():
+    gaps = gaps_beside(pace(), [(0, 6000)])
+    assert max(gaps) <= 1.3 * 0.1
+    assert sorted(gaps)[len(gaps) // 2] == pytest.approx(0.1, rel=0.1)
+
+
+def test_next_turn_of_a_long_conversation_is_known_to_be_costly_after_short_prompts():
+    learned = pace()
+    gaps_beside(learned, [(0, 3000)])
+    short = [(0, 100)] * 50
+    assert max(gaps_beside(learned, [*short, (3000, 400), *short, (6000, 400)])) <= 1.3 * 0.1
+
+
+def test_costs_that_seem_negative_are_none():
+    learned = pace()
+    learned.observe(num_decode=4, num_prompt=0, seconds=0.05)
+    for depth in (0, 5000):
+        learned.observe(num_decode=4, num_prompt=50, seconds=0.01, depth=depth)
+    assert learned.cost(0) == learned.cost(10_000) == 0
+    assert learned.allow() == 256

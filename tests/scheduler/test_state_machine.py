@@ -15,6 +15,7 @@ from tests.scheduler.builders import ROW_SECONDS, Bench, submit
 CLASSES = "3x32,2x64,1x128"
 MAX_LEN = 128
 TENANTS = ["", "a", "b"]
+WEIGHTS = {"": 1.0, "a": 3.0, "b": 0.5}
 SESSIONS = ["x", "y"]
 NUM_PUBLIC = 24
 
@@ -49,6 +50,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def arrive(self, shared, own, is_public, num_foreseen, **options):
         prompt = ([7, 8, 9, 10] * 23)[:shared] + own
         num_public = min(shared, NUM_PUBLIC) if is_public else 0
+        options["weight"] = WEIGHTS[options["tenant"]]
         request = submit(len(self.requests), prompt, num_public=num_public, **options)
         if num_foreseen is not None:
             answer = self.bench.undisturbed(request, MAX_LEN).tokens
@@ -155,6 +157,38 @@ class SchedulerMachine(RuleBasedStateMachine):
             for slot in slots:
                 held = self.bench.engine.held(class_index, slot.index)
                 assert held == slot.tokens[: slot.num_held]
+
+    @invariant()
+    def the_next_of_each_line_is_the_oldest_of_the_tenant_that_has_had_least(self):
+        for level in self.bench.scheduler._waiting._levels.values():
+            for line in level.lines:
+                if not line or line.first() in line._resumed.values():
+                    continue
+                oldest = {}
+                for sequence in line:
+                    oldest.setdefault(sequence.tenant, sequence)
+                assert line.first() in oldest.values()
+                least = min(sequence.account.service for sequence in oldest.values())
+                assert line.first().account.service == least
+
+    @invariant()
+    def a_tenant_that_is_here_has_one_account_for_each_priority(self):
+        scheduler = self.bench.scheduler
+        waiting = [sequence for sequence, _ in scheduler._waiting._places.values()]
+        parked = [*scheduler._followers, *scheduler._loading]
+        here = [*waiting, *parked, *scheduler.running]
+        for priority, level in scheduler._waiting._levels.items():
+            of_level = [sequence for sequence in here if sequence.priority == priority]
+            assert of_level
+            for sequence in of_level:
+                assert sequence.account is level._accounts[sequence.tenant]
+                assert sequence.weight == WEIGHTS[sequence.tenant]
+            for tenant, account in level._accounts.items():
+                assert account.num_present == sum(one.tenant == tenant for one in of_level)
+                assert account.num_waiting == sum(
+                    one.tenant == tenant and one.priority == priority for one in waiting
+                )
+        assert {sequence.priority for sequence in here} == set(scheduler._waiting._levels)
 
     @invariant()
     def the_store_keeps_what_it_counts(self):

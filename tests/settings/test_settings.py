@@ -155,3 +155,12 @@ def test_every_setting_says_what_it_is_for():
     for setting in list_settings():
         assert setting.description, setting.name
         assert setting.option == "--" + setting.name.replace(".", "-").replace("_", "-")
+
+
+def test_requests_may_take_as_long_as_they_need_unless_a_time_is_set(monkeypatch):
+    assert Settings.load().scheduler.request_timeout_s == 0
+    settings = load_with(monkeypatch, SMOLSERVE_SCHEDULER__REQUEST_TIMEOUT_S="2.5")
+    assert settings.scheduler.request_timeout_s == 2.5
+    monkeypatch.setenv("SMOLSERVE_SCHEDULER__REQUEST_TIMEOUT_S", "-1")
+    with pytest.raises(SettingsError, match="SMOLSERVE_SCHEDULER__REQUEST_TIMEOUT_S"):
+        Settings.load()

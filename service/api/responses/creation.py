@@ -10,6 +10,7 @@ from starlette.types import Receive, Scope, Send
 from service.api.attendance import attend
 from service.api.body import read_body
 from service.api.config import ApiConfig
+from service.api.deadline import set_deadline
 from service.api.drain import Drain
 from service.api.errors import internal_error
 from service.api.event_stream import EventStream
@@ -69,6 +70,7 @@ class CreateResponse:
         ignore = self._config.ignore_unknown_fields
         request = parse_body(ResponseRequest, body, ignore_unknown=ignore)
         self._model.check_name(request.model)
+        set_deadline(exchange, self._config.request_timeout_seconds)
         response_id = mint_id()
         conversation = await self._conversations.read(request, response_id, exchange.tenant)
         # The chain is the session, so what was computed for it is found again.

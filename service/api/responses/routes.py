@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 from structlog.typing import FilteringBoundLogger
 
 from service.api.config import ApiConfig
+from service.api.deadline import TIMEOUT_HEADER
 from service.api.drain import Drain
 from service.api.event_stream import EventStream
 from service.api.exchange import Exchange
@@ -55,6 +56,7 @@ RESPONSE_OPERATIONS = (
             Answer(schema=ResponseObject),
             Answer(schema=ResponseEvent, media_type=EVENT_STREAM),
         ),
+        parameters=(TIMEOUT_HEADER,),
         errors=(*GENERATING, 507),
     ),
     Operation(

@@ -1,0 +1,69 @@
+"""What a step has for prompts, and in which order they take it."""
+
+import itertools
+from collections.abc import Collection
+
+from service.scheduler.pace import MIN_CHUNK, Pace
+from service.scheduler.sequence import Sequence
+
+OVERTAKING = 0.5
+"""Steps in which shorter prompts may go before one whose turn it is, for each that it leads."""
+
+
+class StepBudget:
+    """Dies with the step. Without `seconds`, which running streams leave, only tokens count."""
+
+    def __init__(self, num_tokens: int, *, pace: Pace, seconds: float | None = None) -> None:
+        self._num_tokens = num_tokens
+        self._pace = pace
+        self._seconds = seconds
+        self._num_due = 0 if seconds is None else MIN_CHUNK
+        """Tokens that are computed however long they take."""
+
+    def take(self, num_wanted: int, *, depth: int, least: int) -> int:
+        """How many tokens of a prompt, behind `depth` others, are computed; `least` in any case."""
+        num = min(num_wanted, self._num_tokens)
+        if self._seconds is not None:
+            num = min(num, max(self._num_due, self._pace.fit(self._seconds, depth)))
+            num = max(num, least)
+            self._seconds -= num * self._pace.cost(depth)
+            self._num_due = max(0, self._num_due - num)
+        self._num_tokens = max(0, self._num_tokens - num)
+        return num
+
+
+def line_up(running: Collection[Sequence]) -> Collection[Sequence]:
+    """All of them, prompts in the order in which they take their share of a step.
+
+    By priority; then by turn, which is fair to tenants; but shorter prompts overtake the one whose
+    turn it is, in one of three steps at most. So a short prompt hardly waits, and none waits for
+    more than half as many steps again as it would in a line.
+    """
+    prompts = [sequence for sequence in running if sequence.num_pending > 1]
+    if not prompts:
+        return running
+    prompts.sort(key=_turn)
+    ordered = [sequence for sequence in running if sequence.num_pending <= 1]
+    for _, equals in itertools.groupby(prompts, key=_priority):
+        first, *others = equals
+        shorter = [other for other in others if other.num_pending < first.num_pending]
+        if shorter and first.num_overtaken <= OVERTAKING * first.num_led:
+            first.num_overtaken += 1
+            ordered += sorted(shorter, key=_num_pending)
+            others = [other for other in others if other not in shorter]
+        else:
+            first.num_led += 1
+        ordered += (first, *others)
+    return ordered
+
+
+def _turn(sequence: Sequence) -> tuple[int, float]:
+    return sequence.priority, sequence.turn
+
+
+def _priority(sequence: Sequence) -> int:
+    return sequence.priority
+
+
+def _num_pending(sequence: Sequence) -> int:
+    return sequence.num_pending
