@@ -36,8 +36,7 @@ def set_deadline(exchange: Exchange, max_seconds: float | None) -> None:
 @asynccontextmanager
 async def within_deadline(exchange: Exchange) -> AsyncGenerator[None]:
     """Cancels the body when the time is up. Raises DeadlineExceeded then."""
-    left = exchange.seconds_left()
-    with anyio.move_on_after(left) as scope:
+    with anyio.move_on_after(exchange.seconds_left()) as scope:
         yield
     if scope.cancelled_caught:
         raise DeadlineExceeded("The time that this request had is up; send less, or give it more.")

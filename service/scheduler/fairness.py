@@ -117,11 +117,6 @@ class Level:
         self._floor = 0.0
 
     @property
-    def num_tenants(self) -> int:
-        """Those that are remembered."""
-        return len(self._accounts)
-
-    @property
     def is_deserted(self) -> bool:
         return self._num_present == 0
 

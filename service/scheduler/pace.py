@@ -7,6 +7,10 @@ MIN_CHUNK = 8
 DEPTH_UNIT = 1000
 """Cells. Puts both terms of a token's cost into figures of the same size."""
 
+MIN_SHARE = 0.1
+"""Of a token's seconds at any depth, what one at depth 0 is taken to need at least: to be wrong so
+costs a few small chunks, and to believe in none a step that is far too long."""
+
 
 class Pace:
     """Keeps the gap between tokens near a target.
@@ -53,7 +57,7 @@ class Pace:
         scaled = depth / DEPTH_UNIT
         weight = SMOOTHING if self._cost is not None else 1.0
         share = weight * (seconds - self.cost(depth)) / (1 + scaled * scaled)
-        self._cost = max(0.0, (self._cost or 0.0) + share)
+        self._cost = max(MIN_SHARE * seconds, (self._cost or 0.0) + share)
         self._depth_cost = max(0.0, self._depth_cost + share * scaled)
 
     def leave(self, *, busy_seconds: float = 0.0) -> float:

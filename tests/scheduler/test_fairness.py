@@ -140,6 +140,18 @@ def test_tenant_that_was_idle_has_saved_nothing_up():
     assert 5 <= tenants.order[begun:].count("back") <= 7
 
 
+def test_newcomer_is_even_with_those_who_wait_and_not_with_who_has_had_most():
+    tenants = Tenants(Bench("1x64"))
+    tenants.send("had", max_tokens=40)
+    tenants.step()
+    tenants.send("waits", 4)
+    for _ in range(20):
+        tenants.step()
+    tenants.send("new", 2)
+    tenants.finish()
+    assert tenants.order == ["had", "waits", "new", "waits", "new", "waits", "waits"]
+
+
 def test_tenant_that_used_an_idle_machine_owes_nothing_for_it():
     tenants = Tenants(Bench("1x64"))
     for _ in range(10):

@@ -81,3 +81,12 @@ def test_costs_that_seem_negative_are_none():
         learned.observe(num_decode=4, num_prompt=50, seconds=0.01, depth=depth)
     assert learned.cost(0) == learned.cost(10_000) == 0
     assert learned.allow() == 256
+
+
+def test_deep_prompts_that_become_cheaper_do_not_make_short_ones_seem_free():
+    """Other work slowed the machine down while a prompt was deep, and went away."""
+    learned = pace()
+    for depth, seconds in ((0, 0.9e-3), (3000, 26e-3), (0, 0.9e-3), (3000, 5.2e-3)):
+        for _ in range(30):
+            learned.observe(num_decode=0, num_prompt=20, seconds=20 * seconds, depth=depth)
+    assert learned.allow() * 0.9e-3 <= 2 * 0.1
