@@ -64,7 +64,13 @@ def test_decoding_says_how_much_was_generated_and_why_it_ended():
     [({}, "queue"), ({"began": 11.0}, "prefill"), ({"began": 11.0, "first_token": 14.0}, "decode")],
 )
 @pytest.mark.parametrize(
-    ("reason", "error"), [("abort", "cancelled"), ("error", "worker_died"), ("stop", None)]
+    ("reason", "error"),
+    [
+        ("abort", "cancelled"),
+        ("error", "worker_died"),
+        ("deadline", "deadline_exceeded"),
+        ("stop", None),
+    ],
 )
 def test_the_stage_that_a_request_ends_in_is_the_last_and_says_why(times, last, reason, error):
     stages = stages_of(flight(**times, num_tokens=1), reason)
