@@ -40,6 +40,7 @@ OPERATIONS = (
             Answer(schema=ChatCompletionChunk, media_type=EVENT_STREAM),
         ),
         errors=GENERATING,
+        is_rate_limited=True,
     ),
 )
 

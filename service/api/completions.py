@@ -110,6 +110,7 @@ OPERATIONS = (
             Answer(schema=Completion, media_type=EVENT_STREAM),
         ),
         errors=GENERATING,
+        is_rate_limited=True,
     ),
 )
 
@@ -201,7 +202,8 @@ class Completions:
     ) -> tuple[list[_Encoded], list[Choice]]:
         """All choices or none: those of the first prompt, then those of the next."""
         prompts = await asyncio.to_thread(self._encode, request)
-        exchange.facts["prompt_tokens"] = sum(len(prompt.tokens) for prompt in prompts)
+        num_prompt_tokens = sum(len(prompt.tokens) for prompt in prompts)
+        exchange.facts["prompt_tokens"] = num_prompt_tokens
         seed = self._generator.new_seed()
         firsts = [
             msgspec.structs.replace(
@@ -214,7 +216,13 @@ class Completions:
         ]
         repeated = [first for first in firsts for _ in range(request.n or 1)]
         generations = [reseed(generation, index) for index, generation in enumerate(repeated)]
-        return prompts, self._generator.submit(generations, [PlainParser() for _ in generations])
+        choices = self._generator.submit(
+            generations,
+            [PlainParser() for _ in generations],
+            exchange=exchange,
+            num_prompt_tokens=num_prompt_tokens,
+        )
+        return prompts, choices
 
     def _encode(self, request: CompletionRequest) -> list[_Encoded]:
         """Raises InvalidRequest for a prompt that cannot be continued."""

@@ -75,6 +75,7 @@ OPERATIONS = (
         body=EmbeddingRequest,
         answers=(Answer(schema=EmbeddingList),),
         errors=GENERATING,
+        is_rate_limited=True,
     ),
 )
 
@@ -100,8 +101,11 @@ class Embeddings:
         async with attend(receive, self._drain):
             texts = await asyncio.to_thread(self._encode, request)
             num_tokens = sum(map(len, texts))
-            Exchange.of(scope).facts["prompt_tokens"] = num_tokens
+            exchange = Exchange.of(scope)
+            exchange.facts["prompt_tokens"] = num_tokens
+            exchange.permit.reserve(num_prompt_tokens=num_tokens, num_answer_tokens=0)
             vectors = await self._engine.embed(texts)
+            exchange.permit.settle(0)
             answer = await asyncio.to_thread(self._write, request, vectors, num_tokens)
         await Response(answer, media_type=JSON)(scope, receive, send)
 

@@ -9,14 +9,15 @@ from service.errors import (
     AuthenticationError,
     BodyTooLarge,
     EngineUnavailable,
+    ForeignPage,
     InvalidRequest,
     ModelNotFound,
     ObjectNotFound,
-    QueueFull,
     RequestError,
     SlowClient,
     SmolserveError,
     StorageError,
+    TooManyRequests,
     UnsupportedMediaType,
 )
 
@@ -28,7 +29,8 @@ _STATUS: dict[type[SmolserveError], int] = {
     BodyTooLarge: 413,
     UnsupportedMediaType: 415,
     SlowClient: 408,
-    QueueFull: 429,
+    ForeignPage: 403,
+    TooManyRequests: 429,
     RequestError: 400,
     EngineUnavailable: 503,
     StorageError: 507,
@@ -54,7 +56,7 @@ def internal_error(request_id: str) -> SmolserveError:
 
 def error_response(error: SmolserveError) -> Response:
     response = Response(render_error(error), status_of(error), media_type="application/json")
-    if isinstance(error, QueueFull):
+    if isinstance(error, TooManyRequests):
         response.headers["retry-after"] = str(error.retry_after_seconds)
     elif isinstance(error, EngineUnavailable):
         response.headers["retry-after"] = str(_UNAVAILABLE_RETRY_SECONDS)

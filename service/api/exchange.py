@@ -9,6 +9,9 @@ from typing import cast
 
 from starlette.types import Scope
 
+from service.api.keys import Caller
+from service.api.rate_limits import UNLIMITED, Account, Permit
+
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 _SESSION_ID = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._:+=@-]{1,128}")
 """What can be a header's value, and one segment of a path."""
@@ -27,7 +30,9 @@ class Exchange:
     started_at: float
     has_named_session: bool = False
     """Whether a header of the client named the session."""
-    tenant: str = ""
+    caller: Caller = field(default_factory=Caller)
+    permit: Permit = field(default_factory=lambda: Permit(Account(UNLIMITED, time.monotonic)))
+    """Of the caller's account, where its requests are limited; else of nobody's."""
     status: int | None = None
     """Set when the response's head is sent."""
     priority: int | None = None
@@ -48,6 +53,10 @@ class Exchange:
         )
         scope[_SCOPE_KEY] = exchange
         return exchange
+
+    @property
+    def tenant(self) -> str:
+        return self.caller.tenant
 
     @classmethod
     def of(cls, scope: Scope) -> "Exchange":

@@ -17,7 +17,7 @@ _MEBIBYTE = 1024 * 1024
 
 def greet(settings: Settings, started: Started) -> str:
     url = base_url(settings)
-    needs_key = bool(settings.api_keys)
+    needs_key = bool(settings.api_keys) or settings.keys_file is not None
     return "\n".join(
         [
             *_list_choices(started),

@@ -163,6 +163,7 @@ class CreateResponse:
                 making.response,
                 making.conversation,
                 choices[0],
+                making.exchange.permit,
                 is_streamed=bool(making.request.stream),
             )
             self._background.start(run)

@@ -56,6 +56,7 @@ RESPONSE_OPERATIONS = (
             Answer(schema=ResponseEvent, media_type=EVENT_STREAM),
         ),
         errors=(*GENERATING, 507),
+        is_rate_limited=True,
     ),
     Operation(
         method="get",
