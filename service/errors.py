@@ -33,6 +33,11 @@ class SmolserveError(Exception):
 
     code = "internal_error"
 
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+        """What a client may read of it."""
+
 
 class SettingsError(SmolserveError):
     """A setting is unknown or invalid."""
@@ -59,7 +64,6 @@ class RequestError(SmolserveError):
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
         super().__init__(message)
-        self.message = message
         self.param = param
 
 
@@ -143,9 +147,15 @@ class RateLimitExceeded(TooManyRequests):
 
 
 class StorageError(SmolserveError):
-    """A file that keeps records cannot be opened, read or written; the message says what to do."""
+    """A file that keeps records cannot be opened, read or written; the reason says what to do."""
 
     code = "storage_failed"
+
+    def __init__(self, reason: str, *, path: str | None = None) -> None:
+        """`path` is for the operator alone."""
+        super().__init__(reason if path is None else f"{path}: {reason}")
+        self.reason = reason
+        self.message = f"What is kept here cannot be used: {reason}"
 
 
 class EngineError(SmolserveError):

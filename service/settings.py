@@ -414,6 +414,13 @@ class Settings(BaseSettings):
         return loaded
 
 
+def forget_secrets() -> None:
+    """Takes them out of the environment, which every process that is started inherits."""
+    secret = {setting.variable for setting in list_settings() if setting.name in _SECRET_FIELDS}
+    for name in [name for name in os.environ if name.upper() in secret]:  # noqa: TID251 - its reader
+        del os.environ[name]  # noqa: TID251 - its reader
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
     """One thing that can be set, as its user sees it."""

@@ -1,7 +1,7 @@
 """The ASGI application, put together from what it is given."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from http import HTTPStatus
 
@@ -76,10 +76,11 @@ def build_application(  # noqa: PLR0913 - the API's composition root
     drain: Drain,
     metrics: Metrics,
     log: FilteringBoundLogger,
+    clock: Callable[[], float] = time.monotonic,
 ) -> FastAPI:
-    """Starts nothing; the engine may still be loading."""
+    """Starts nothing; the engine may still be loading. By `clock` limits are refilled."""
     keys = ApiKeys(config.api_keys, anyone=Caller(limits=config.rate_limits))
-    accounts = {caller.tenant: Account(caller.limits, time.monotonic) for caller in keys.callers}
+    accounts = {caller.tenant: Account(caller.limits, clock) for caller in keys.callers}
     metrics.count_callers(partial(_read_uses, keys.callers, accounts))
     middleware = [
         Middleware(ExchangeMiddleware, log=log, metrics=metrics),

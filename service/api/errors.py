@@ -47,7 +47,7 @@ def status_of(error: SmolserveError) -> int:
 def render_error(error: SmolserveError) -> bytes:
     """The body, which is also what an error event carries after the first byte of a stream."""
     param = error.param if isinstance(error, RequestError) else None
-    return _render(status_of(error), str(error), error.code, param)
+    return _render(status_of(error), error.message, error.code, param)
 
 
 def internal_error(request_id: str) -> SmolserveError:

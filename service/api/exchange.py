@@ -90,6 +90,11 @@ def mint() -> str:
     return secrets.token_hex(12)
 
 
+def read_headers(scope: Scope, name: bytes) -> list[bytes]:
+    headers = cast("list[tuple[bytes, bytes]]", scope["headers"])
+    return [value for key, value in headers if key == name]
+
+
 def read_header(scope: Scope, name: bytes) -> bytes | None:
     headers = cast("list[tuple[bytes, bytes]]", scope["headers"])
     return next((value for key, value in headers if key == name), None)

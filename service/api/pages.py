@@ -7,12 +7,11 @@ can change neither.
 import ipaddress
 import re
 from collections.abc import Collection
-from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api.body import UPLOAD_PATHS
-from service.api.exchange import read_header
+from service.api.exchange import read_header, read_headers
 from service.errors import ForeignPage
 
 _HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[^:\[\]]+)(:[0-9]*)?")
@@ -36,16 +35,18 @@ class PageMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            host = (read_header(scope, b"host") or b"").decode("latin-1")
-            if self._hosts is not None and host:
-                self._check_host(host, self._hosts)
+            hosts = [host.decode("latin-1") for host in read_headers(scope, b"host")]
+            for host in hosts:
+                self._check_host(host)
             if scope["path"] in UPLOAD_PATHS:
-                self._check_origin(read_header(scope, b"origin"), host)
+                self._check_origin(read_header(scope, b"origin"), hosts)
         await self._app(scope, receive, send)
 
-    def _check_host(self, host: str, hosts: Collection[str]) -> None:
+    def _check_host(self, host: str) -> None:
+        if self._hosts is None or not host:  # a browser always says one
+            return
         name = read_host(host)
-        if name is None or not (is_loopback(name) or name in hosts):
+        if name is None or not (is_loopback(name) or name in self._hosts):
             raise ForeignPage(
                 f"This service needs no key, so it does not answer to the name {host[:100]!r}: "
                 "call it by localhost, or add the name to SMOLSERVE_ALLOWED_HOSTS, or set "
@@ -53,16 +54,20 @@ class PageMiddleware:
                 param="Host",
             )
 
-    def _check_origin(self, origin: bytes | None, host: str) -> None:
+    def _check_origin(self, origin: bytes | None, hosts: Collection[str]) -> None:
         if origin is None or _ANY in self._origins:
             return
         given = origin.decode("latin-1")
-        if given not in self._origins and urlsplit(given).netloc.lower() != host.lower():
+        if given not in self._origins and _host_of(given) not in hosts:
             raise ForeignPage(
                 f"This service needs no key, so it takes no files from the page {given[:100]!r}: "
                 "add it to SMOLSERVE_CORS_ORIGINS, or set SMOLSERVE_API_KEYS.",
                 param="Origin",
             )
+
+
+def _host_of(origin: str) -> str:
+    return origin.partition("://")[2]
 
 
 def read_host(host: str) -> str | None:

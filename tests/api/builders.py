@@ -230,10 +230,13 @@ def build_service(
 ):
     """`batching` is the BatchesConfig, for tests that start the service's batches.
 
-    `records` are the ResponseRecords, for tests in which they outlive the service.
+    `records` are the ResponseRecords, for tests in which they outlive the service. `limit_clock` is
+    what callers' limits are refilled by.
     """
     registry = CollectorRegistry()
     metrics = Metrics(registry)
+    keys = tuple(map(as_api_key, config.pop("api_keys", ())))
+    limit_clock = config.pop("limit_clock", time.monotonic)
     engine = engine or ScriptedEngine()
     drain = Drain()
     batches = Batches(
@@ -246,7 +249,7 @@ def build_service(
     records = records or ResponseRecords(MEMORY, ttl_seconds=3600, max_bytes=10**8, now=clock)
     lines: list[dict[str, Any]] = []
     app = build_application(
-        ApiConfig(api_keys=tuple(map(as_api_key, config.pop("api_keys", ()))), **config),
+        ApiConfig(api_keys=keys, **config),
         model=ServedModel(
             id=MODEL,
             created=1_700_000_000,
@@ -264,6 +267,7 @@ def build_service(
         drain=drain,
         metrics=metrics,
         log=keeping_logger(lines),
+        clock=limit_clock,
     )
     return Service(app, engine, drain, registry, lines, batches, records)
 

@@ -69,7 +69,7 @@ class BackgroundRun:
             if self._is_cancelled:
                 return self.response.cancel()
             reason = self._interruption or error
-            return self.response.fail(str(reason), reason.code)
+            return self.response.fail(reason.message, reason.code)
         finally:
             self._choice.stream.abort()
             self.permit.settle(self._choice.stream.num_output_tokens)
@@ -143,7 +143,7 @@ class Background:
             except Exception:  # noqa: BLE001 - the top of a task; what is left is our fault
                 self._log.exception("background response failed", response_id=run.response.id)
                 error = internal_error(run.response.id)
-                events = run.response.fail(str(error), error.code)
+                events = run.response.fail(error.message, error.code)
             try:
                 await self._conversations.keep_if_possible(run.response, run.conversation)
             finally:
