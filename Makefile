@@ -19,7 +19,7 @@ BIN := .venv/bin
 UV = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
-.PHONY: help serve test lint format bench lock setup setup-dev clean
+.PHONY: help serve test lint audit format bench lock setup setup-dev clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,10 @@ lint: setup-dev ## the linters, the type checker and the import contracts
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive service deploy
+
+audit: setup-dev ## ask whether holes are known in the locked packages; needs a network
+	@$(BIN)/python -m deploy.audit
 
 format: setup-dev ## format the code
 	$(BIN)/ruff format
