@@ -25,8 +25,9 @@ SECURITY_HEADERS = (
     (b"referrer-policy", b"no-referrer"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cache-control", b"no-store"),
 )
-"""Answers are for programs: a browser that is shown one runs, frames and embeds nothing of it."""
+"""Answers are for programs: a browser that is shown one runs, frames, embeds and keeps nothing."""
 
 _QUIET_PATHS = frozenset({"/health/live", "/health/ready", "/metrics"})
 _CLIENT_LEFT = 499

@@ -222,6 +222,7 @@ async def test_every_answer_tells_browsers_to_do_nothing_with_it(path):
     assert response.headers["x-content-type-options"] == "nosniff"
     assert response.headers["content-security-policy"].startswith("default-src 'none'")
     assert response.headers["cross-origin-resource-policy"] == "same-origin"
+    assert response.headers["cache-control"] == "no-store"
 
 
 async def test_a_compressed_body_is_refused_by_that_name():
