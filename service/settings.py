@@ -371,6 +371,7 @@ class Settings(BaseSettings):
     )
     reader_timeout_s: Seconds = Field(
         default=60,
+        le=86_400,
         description="Seconds that a client may take nothing of what it is sent before it is "
         "dropped",
     )

@@ -24,7 +24,7 @@ class CallersCollector(Collector):
         self.read: Callable[[], Mapping[str, CallerUse]] = dict
 
     def collect(self) -> Iterator[Metric]:
-        requests = _counter("requests", "Requests of a caller that its limits let in")
+        requests = _counter("requests", "Requests of a caller that were read")
         refusals = _counter("refusals", "Requests of a caller that its limits refused")
         tokens = _counter("tokens", "Tokens of a caller's requests, prompts and answers")
         for name, use in self.read().items():
