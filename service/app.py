@@ -367,6 +367,7 @@ def _configure_pool(settings: Settings, path: Path, shape: Hyperparameters) -> P
                 step_tokens=settings.scheduler.step_tokens,
                 target_itl_seconds=settings.scheduler.target_itl_ms / 1000,
                 aging_seconds=settings.scheduler.aging_s,
+                max_drafts=settings.scheduler.max_drafts,
             ),
         ),
         num_workers=num_workers,

@@ -209,6 +209,11 @@ class SchedulerSettings(_Group):
         default=_SCHEDULER.aging_seconds,
         description="Seconds of waiting that count as one step of priority",
     )
+    max_drafts: Annotated[int, Field(ge=0, le=32)] = Field(
+        default=_SCHEDULER.max_drafts,
+        description="Tokens guessed from the text or a prediction that are computed ahead in a "
+        "step where that pays; 0 guesses nothing",
+    )
     max_queued: Annotated[int, Field(ge=0)] = Field(
         default=1024, description="Requests that may wait; one more is answered 429"
     )

@@ -201,6 +201,7 @@ class Completions:
         self, request: CompletionRequest, exchange: Exchange
     ) -> tuple[list[_Encoded], list[Choice]]:
         """All choices or none: those of the first prompt, then those of the next."""
+        self._engine.check_room(1)  # before the work; how many it is to be is known after
         prompts = await asyncio.to_thread(self._encode, request)
         num_prompt_tokens = sum(len(prompt.tokens) for prompt in prompts)
         exchange.facts["prompt_tokens"] = num_prompt_tokens

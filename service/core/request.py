@@ -51,6 +51,8 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Its tenant's share of the machine against other tenants of the same priority; positive."""
     timeout_seconds: float | None = None
     """How long it may take, waiting included; None is as long as it needs."""
+    prediction: list[int] | None = None
+    """What the client thinks the output will be, in tokens; makes it faster where it is right."""
     num_logprobs: int | None = None
     """Most probable tokens to report at each position; None reports nothing, 0 the drawn one."""
     constraint: Constraint | None = None

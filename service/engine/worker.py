@@ -197,6 +197,8 @@ class Worker:
             num_preemptions=self._scheduler.num_preemptions,
             classes=describe_classes(self._allocator),
             cache=self._describe_changes(),
+            num_draft_tokens=self._scheduler.num_drafted if plan.contexts else 0,
+            num_accepted_tokens=self._scheduler.num_accepted if plan.contexts else 0,
         )
         self._channel.send(StepReport(outputs=outputs, stats=stats))
 

@@ -74,6 +74,7 @@ class Flight:
             num_logprobs=request.num_logprobs,
             constraint=request.constraint,
             thinking=request.thinking,
+            prediction=request.prediction,
             num_generated=len(self.output),
         )
 

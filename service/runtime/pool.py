@@ -297,6 +297,8 @@ class EnginePool:
             # A command that came while the step was being drained is a little older than it.
             self._metrics.request_began(max(0.0, step_began - flight.submitted))
         flight.take(output.token_ids)
+        stream.num_accepted_tokens += output.num_accepted
+        stream.num_rejected_tokens += output.num_rejected
         if output.token_ids:
             self._observe_tokens(flight, now)
         stream.push(output.token_ids, output.finish_reason, output.logprobs)
