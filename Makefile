@@ -21,7 +21,7 @@ BIN := .venv/bin
 UV = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
-.PHONY: help serve test lint format bench loadtest lock setup setup-dev clean
+.PHONY: help serve test lint audit format bench loadtest lock setup setup-dev clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,10 @@ lint: setup-dev ## the linters, the type checker and the import contracts
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/hadolint Dockerfile
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive service deploy
+
+audit: setup-dev ## ask whether holes are known in the locked packages; needs a network
+	@$(BIN)/python -m deploy.audit
 
 format: setup-dev ## format the code
 	$(BIN)/ruff format

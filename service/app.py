@@ -22,10 +22,14 @@ from service.api.application import build_application
 from service.api.config import ApiConfig, RequestLimits
 from service.api.drain import Drain
 from service.api.internal_call import InternalCaller
+from service.api.keys import ApiKey, digest_key
+from service.api.keys_file import read_keys_file
+from service.api.pages import is_loopback
 from service.api.public_prompts import find_prefixes, read_public_prompt
+from service.api.rate_limits import RateLimits
 from service.api.responses.conversation import fail_unfinished
 from service.api.served_model import ServedModel
-from service.api.server import Server, obey_signals
+from service.api.server import ClientLimits, Server, obey_signals
 from service.batches.batches import Batches
 from service.batches.config import BatchesConfig
 from service.chat.format import choose_format
@@ -115,8 +119,9 @@ async def run_service(
 ) -> None:
     """Serves until a signal ends it; answers, though not chats, while it still loads.
 
-    Raises EngineError when the engine cannot start.
+    Raises SettingsError, or EngineError when the engine cannot start.
     """
+    api = _configure_api(settings)
     header = read_header(file.path)
     architecture = header.text("general.architecture") or smollm3.LLAMA
     shape = _stretch(read_hyperparameters(header, architecture), settings.engine.rope_scaling)
@@ -156,7 +161,7 @@ async def run_service(
     )
     async with _keeping_responses(settings) as records:
         app = build_application(
-            _configure_api(settings),
+            api,
             model=model,
             engine=pool,
             grammars=grammars,
@@ -172,7 +177,11 @@ async def run_service(
             listener,
             drain,
             drain_timeout_seconds=settings.drain_timeout_s,
-            client_timeout_seconds=settings.client_timeout_s,
+            clients=ClientLimits(
+                sending_seconds=settings.client_timeout_s,
+                reading_seconds=settings.reader_timeout_s,
+                max_connections=settings.max_connections,
+            ),
         )
         with obey_signals(server, drain):
             try:
@@ -318,8 +327,17 @@ def _configure_batches(settings: Settings) -> BatchesConfig:
 
 
 def _configure_api(settings: Settings) -> ApiConfig:
+    """Raises SettingsError."""
+    rate_limits = RateLimits(
+        requests_per_minute=settings.limits.requests_per_minute or None,
+        tokens_per_minute=settings.limits.tokens_per_minute or None,
+        max_concurrent=settings.limits.max_concurrent or None,
+    )
+    is_private = is_loopback(settings.host)
     return ApiConfig(
-        api_keys=tuple(key.get_secret_value() for key in settings.api_keys),
+        api_keys=_list_keys(settings, rate_limits),
+        rate_limits=rate_limits,
+        hosts=frozenset(settings.allowed_hosts) if is_private or settings.allowed_hosts else None,
         cors_origins=settings.cors_origins,
         max_body_bytes=settings.max_body_bytes,
         client_timeout_seconds=settings.client_timeout_s,
@@ -335,6 +353,15 @@ def _configure_api(settings: Settings) -> ApiConfig:
         ignore_unknown_fields=settings.ignore_unknown_fields,
         keepalive_seconds=settings.keepalive_s,
     )
+
+
+def _list_keys(settings: Settings, rate_limits: RateLimits) -> tuple[ApiKey, ...]:
+    """What the file says of a key holds, where the key stands in the plain list as well."""
+    listed = [digest_key(key.get_secret_value()) for key in settings.api_keys]
+    described = read_keys_file(settings.keys_file, rate_limits) if settings.keys_file else []
+    known = {key.digest for key in described}
+    plain = [ApiKey.of_digest(digest, limits=rate_limits) for digest in listed]
+    return (*described, *(key for key in plain if key.digest not in known))
 
 
 def _configure_grammars(settings: Settings) -> GrammarConfig:

@@ -14,7 +14,10 @@
     │   ├── BodyTooLarge              the request's body is over the limit
     │   ├── UnsupportedMediaType      the request's body is not of the type that is read here
     │   ├── SlowClient                the request's body stopped coming
-    │   └── QueueFull                 the bounded queue is full; retry later
+    │   ├── ForeignPage               a page in a browser asks a service that is open to programs
+    │   └── TooManyRequests           retry later
+    │       ├── QueueFull             the bounded queue is full
+    │       └── RateLimitExceeded     the caller has used what its key may use
     ├── StorageError                  a file that keeps records cannot be used
     └── EngineError                   our side failed
         ├── EngineUnavailable         no worker is ready: loading, restarting or draining
@@ -31,6 +34,11 @@ class SmolserveError(Exception):
     """Base of all; `code` names the kind of failure."""
 
     code = "internal_error"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+        """What a client may read of it."""
 
 
 class SettingsError(SmolserveError):
@@ -64,7 +72,6 @@ class RequestError(SmolserveError):
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
         super().__init__(message)
-        self.message = message
         self.param = param
 
 
@@ -121,20 +128,42 @@ class SlowClient(RequestError):  # noqa: N818 - a condition, not a fault
     code = "request_timeout"
 
 
-class QueueFull(RequestError):  # noqa: N818 - a condition, not a fault
-    """The bounded queue is full; `retry_after_seconds` is an honest guess."""
+class ForeignPage(RequestError):  # noqa: N818 - a condition, not a fault
+    """A page in a browser asks a service that is open to this machine's programs."""
 
-    code = "queue_full"
+    code = "foreign_page"
+
+
+class TooManyRequests(RequestError):  # noqa: N818 - a condition, not a fault
+    """Not now; `retry_after_seconds` is an honest guess."""
 
     def __init__(self, message: str, *, retry_after_seconds: int) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
 
 
+class QueueFull(TooManyRequests):
+    """The bounded queue is full."""
+
+    code = "queue_full"
+
+
+class RateLimitExceeded(TooManyRequests):
+    """The caller has used what its key may use."""
+
+    code = "rate_limit_exceeded"
+
+
 class StorageError(SmolserveError):
-    """A file that keeps records cannot be opened, read or written; the message says what to do."""
+    """A file that keeps records cannot be opened, read or written; the reason says what to do."""
 
     code = "storage_failed"
+
+    def __init__(self, reason: str, *, path: str | None = None) -> None:
+        """`path` is for the operator alone."""
+        super().__init__(reason if path is None else f"{path}: {reason}")
+        self.reason = reason
+        self.message = f"What is kept here cannot be used: {reason}"
 
 
 class EngineError(SmolserveError):

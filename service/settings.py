@@ -86,6 +86,7 @@ AutoCount = Annotated[Count | Auto, BeforeValidator(_auto_if_zero)]
 Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 ByteCount = Annotated[int, Field(ge=0)]
+RateLimit = Annotated[int, Field(ge=0)]
 Paths = Annotated[tuple[Path, ...], BeforeValidator(_split_list)]
 Strings = Annotated[tuple[str, ...], BeforeValidator(_split_list)]
 Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(_split_list)]
@@ -300,6 +301,15 @@ class LimitSettings(_Group):
         default=_LIMITS.max_embedding_tokens,
         description="Tokens that the texts of a request for embeddings may have together",
     )
+    requests_per_minute: RateLimit = Field(
+        default=0, description="Requests a minute of an API key that is not given its own; 0: any"
+    )
+    tokens_per_minute: RateLimit = Field(
+        default=0, description="The same of tokens, prompts and answers together"
+    )
+    max_concurrent: RateLimit = Field(
+        default=0, description="The same of requests that run or wait at a time"
+    )
 
 
 class TracingSettings(_Group):
@@ -366,6 +376,15 @@ class Settings(BaseSettings):
     api_keys: Secrets = Field(
         default=(), description="Accepted API keys, separated by commas; none: open"
     )
+    keys_file: Path | None = Field(
+        default=None,
+        description="TOML file of more API keys, with the name, share and limits of each caller",
+    )
+    allowed_hosts: Strings = Field(
+        default=(),
+        description="Names beside localhost by which a service without keys may be called, "
+        "separated by commas; without any, all names are where it does not listen on loopback",
+    )
     backend: Literal["cpu", "cuda"] = Field(
         default="cpu", description="What llama.cpp is built for"
     )
@@ -393,6 +412,15 @@ class Settings(BaseSettings):
     client_timeout_s: Seconds = Field(
         default=30,
         description="Seconds without a byte of a request that a client owes before a 408",
+    )
+    reader_timeout_s: Seconds = Field(
+        default=60,
+        le=86_400,
+        description="Seconds that a client may take nothing of what it is sent before it is "
+        "dropped",
+    )
+    max_connections: Count = Field(
+        default=4096, description="Open connections; one more is answered 503"
     )
     ignore_unknown_fields: bool = Field(
         default=False,
@@ -432,6 +460,13 @@ class Settings(BaseSettings):
         return loaded
 
 
+def forget_secrets() -> None:
+    """Takes them out of the environment, which every process that is started inherits."""
+    secret = {setting.variable for setting in list_settings() if setting.name in _SECRET_FIELDS}
+    for name in [name for name in os.environ if name.upper() in secret]:  # noqa: TID251 - its reader
+        del os.environ[name]  # noqa: TID251 - its reader
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
     """One thing that can be set, as its user sees it."""
@@ -469,6 +504,8 @@ def list_settings(model: type[BaseModel] = Settings) -> list[Setting]:
 
 def format_value(value: object) -> str:
     """A setting's value as one would write it in a variable."""
+    if value is None:
+        return ""
     if isinstance(value, tuple) and not isinstance(value, SizeClass):
         return ",".join(map(format_value, cast("tuple[object, ...]", value)))
     return f"{value:g}" if isinstance(value, float) else str(value)

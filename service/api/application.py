@@ -1,6 +1,8 @@
 """The ASGI application, put together from what it is given."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from http import HTTPStatus
 
 from fastapi import FastAPI
@@ -27,9 +29,11 @@ from service.api.engine import Engine
 from service.api.errors import status_response
 from service.api.files import FILE_OPERATIONS, file_routes
 from service.api.generator import Generator
-from service.api.keys import ApiKeys
-from service.api.middleware import ApiKeyMiddleware, ExchangeMiddleware
+from service.api.keys import ApiKeys, Caller
+from service.api.middleware import ApiKeyMiddleware, ExchangeMiddleware, RateLimitMiddleware
 from service.api.openapi import openapi_routes
+from service.api.pages import PageMiddleware
+from service.api.rate_limits import RATE_LIMIT_HEADERS, Account
 from service.api.responses.routes import RESPONSE_OPERATIONS, response_routes
 from service.api.routes import health_routes, metrics_routes, model_routes
 from service.api.served_model import ServedModel
@@ -37,6 +41,7 @@ from service.api.sessions import session_routes
 from service.api.tokenization import tokenization_routes
 from service.batches.batches import Batches
 from service.records.responses import ResponseRecords
+from service.telemetry.callers import CallerUse
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Tracer
 
@@ -53,7 +58,13 @@ OPERATIONS = (
 )
 """All that there is to describe; a route that is not among them fails a test."""
 
-_EXPOSED_HEADERS = ("x-request-id", "x-session-id", "openai-processing-ms", "retry-after")
+_EXPOSED_HEADERS = (
+    "x-request-id",
+    "x-session-id",
+    "openai-processing-ms",
+    "retry-after",
+    *RATE_LIMIT_HEADERS,
+)
 
 _NO_TELEMETRY: TelemetryConfig = {
     "tracing": False,
@@ -76,17 +87,32 @@ def build_application(  # noqa: PLR0913 - the API's composition root
     metrics: Metrics,
     log: FilteringBoundLogger,
     tracer: Tracer | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> FastAPI:
-    """Starts nothing; the engine may still be loading."""
+    """Starts nothing; the engine may still be loading. By `clock` limits are refilled."""
+    keys = ApiKeys(config.api_keys, anyone=Caller(limits=config.rate_limits))
+    accounts = {caller.tenant: Account(caller.limits, clock) for caller in keys.callers}
+    metrics.count_callers(partial(_read_uses, keys.callers, accounts))
     middleware = [
         Middleware(ExchangeMiddleware, log=log, metrics=metrics, tracer=tracer),
-        Middleware(ApiKeyMiddleware, keys=ApiKeys(config.api_keys)),
+        Middleware(ApiKeyMiddleware, keys=keys),
+        Middleware(
+            RateLimitMiddleware,
+            accounts=accounts,
+            endpoints={
+                (each.method.upper(), each.path) for each in OPERATIONS if each.is_rate_limited
+            },
+        ),
         Middleware(
             BodyMiddleware,
             max_bytes=config.max_body_bytes,
             silence_seconds=config.client_timeout_seconds,
         ),
     ]
+    if not keys:
+        middleware.insert(
+            1, Middleware(PageMiddleware, hosts=config.hosts, origins=config.cors_origins)
+        )
     if config.cors_origins:
         middleware.insert(0, _allow_origins(config.cors_origins))
     app = FastAPI(
@@ -118,10 +144,23 @@ def build_application(  # noqa: PLR0913 - the API's composition root
     app.include_router(batch_routes(batches, drain))
     app.include_router(health_routes(engine, drain))
     app.include_router(metrics_routes(metrics.registry))
-    app.router.routes += openapi_routes(
-        OPERATIONS, model_id=model.id, needs_key=bool(config.api_keys)
-    )
+    app.router.routes += openapi_routes(OPERATIONS, model_id=model.id, needs_key=bool(keys))
     return app
+
+
+def _read_uses(
+    callers: Sequence[Caller], accounts: Mapping[str, Account]
+) -> Mapping[str, CallerUse]:
+    """Of those that have a name."""
+    return {
+        caller.name: CallerUse(
+            num_requests=account.num_requests,
+            num_refused=account.num_refused,
+            num_tokens=account.num_tokens,
+        )
+        for caller in callers
+        if caller.name is not None and (account := accounts[caller.tenant])
+    }
 
 
 def _allow_origins(origins: Sequence[str]) -> Middleware:

@@ -42,6 +42,7 @@ OPERATIONS = (
         ),
         parameters=(TIMEOUT_HEADER,),
         errors=GENERATING,
+        is_rate_limited=True,
     ),
 )
 

@@ -112,6 +112,7 @@ OPERATIONS = (
         ),
         parameters=(TIMEOUT_HEADER,),
         errors=GENERATING,
+        is_rate_limited=True,
     ),
 )
 
@@ -207,7 +208,8 @@ class Completions:
         """All choices or none: those of the first prompt, then those of the next."""
         self._engine.check_room(1)  # before the work; how many it is to be is known after
         prompts = await asyncio.to_thread(self._encode, request)
-        exchange.facts["prompt_tokens"] = sum(len(prompt.tokens) for prompt in prompts)
+        num_prompt_tokens = sum(len(prompt.tokens) for prompt in prompts)
+        exchange.facts["prompt_tokens"] = num_prompt_tokens
         seed = self._generator.new_seed()
         firsts = [
             msgspec.structs.replace(
@@ -221,7 +223,13 @@ class Completions:
         repeated = [first for first in firsts for _ in range(request.n or 1)]
         generations = [reseed(generation, index) for index, generation in enumerate(repeated)]
         exchange.enter(None)
-        return prompts, self._generator.submit(generations, [PlainParser() for _ in generations])
+        choices = self._generator.submit(
+            generations,
+            [PlainParser() for _ in generations],
+            exchange=exchange,
+            num_prompt_tokens=num_prompt_tokens,
+        )
+        return prompts, choices
 
     def _encode(self, request: CompletionRequest) -> list[_Encoded]:
         """Raises InvalidRequest for a prompt that cannot be continued."""

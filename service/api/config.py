@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+from service.api.keys import ApiKey
+from service.api.rate_limits import UNLIMITED, RateLimits
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestLimits:
@@ -19,8 +22,12 @@ class RequestLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiConfig:
-    api_keys: tuple[str, ...] = ()
+    api_keys: tuple[ApiKey, ...] = ()
     """Empty leaves the service open."""
+    rate_limits: RateLimits = UNLIMITED
+    """Of all callers together, where the service is open."""
+    hosts: frozenset[str] | None = None
+    """Names beside loopback's by which an open service may be called; None is any name."""
     cors_origins: tuple[str, ...] = ()
     max_body_bytes: int = 4 * 1024 * 1024
     client_timeout_seconds: float = 30.0

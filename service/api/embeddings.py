@@ -77,6 +77,7 @@ OPERATIONS = (
         answers=(Answer(schema=EmbeddingList),),
         parameters=(TIMEOUT_HEADER,),
         errors=GENERATING,
+        is_rate_limited=True,
     ),
 )
 
@@ -108,8 +109,10 @@ class Embeddings:
             texts = await asyncio.to_thread(self._encode, request)
             num_tokens = sum(map(len, texts))
             exchange.facts["prompt_tokens"] = num_tokens
+            exchange.permit.reserve(num_prompt_tokens=num_tokens, num_answer_tokens=0)
             exchange.enter("embed")
             vectors = await self._engine.embed(texts)
+            exchange.permit.settle(0)
             exchange.enter("write")
             answer = await asyncio.to_thread(self._write, request, vectors, num_tokens)
         exchange.enter(None)

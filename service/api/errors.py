@@ -10,14 +10,15 @@ from service.errors import (
     BodyTooLarge,
     DeadlineExceeded,
     EngineUnavailable,
+    ForeignPage,
     InvalidRequest,
     ModelNotFound,
     ObjectNotFound,
-    QueueFull,
     RequestError,
     SlowClient,
     SmolserveError,
     StorageError,
+    TooManyRequests,
     UnsupportedMediaType,
 )
 
@@ -29,7 +30,8 @@ _STATUS: dict[type[SmolserveError], int] = {
     BodyTooLarge: 413,
     UnsupportedMediaType: 415,
     SlowClient: 408,
-    QueueFull: 429,
+    ForeignPage: 403,
+    TooManyRequests: 429,
     RequestError: 400,
     EngineUnavailable: 503,
     DeadlineExceeded: 504,
@@ -47,7 +49,7 @@ def status_of(error: SmolserveError) -> int:
 def render_error(error: SmolserveError) -> bytes:
     """The body, which is also what an error event carries after the first byte of a stream."""
     param = error.param if isinstance(error, RequestError) else None
-    return _render(status_of(error), str(error), error.code, param)
+    return _render(status_of(error), error.message, error.code, param)
 
 
 def internal_error(request_id: str) -> SmolserveError:
@@ -56,7 +58,7 @@ def internal_error(request_id: str) -> SmolserveError:
 
 def error_response(error: SmolserveError) -> Response:
     response = Response(render_error(error), status_of(error), media_type="application/json")
-    if isinstance(error, QueueFull):
+    if isinstance(error, TooManyRequests):
         response.headers["retry-after"] = str(error.retry_after_seconds)
     elif isinstance(error, EngineUnavailable):
         response.headers["retry-after"] = str(_UNAVAILABLE_RETRY_SECONDS)

@@ -9,6 +9,8 @@ from typing import cast
 
 from starlette.types import Scope
 
+from service.api.keys import Caller
+from service.api.rate_limits import UNLIMITED, Account, Permit
 from service.core.trace import TraceContext
 from service.telemetry.tracing import RequestTrace
 
@@ -30,7 +32,9 @@ class Exchange:
     started_at: float
     has_named_session: bool = False
     """Whether a header of the client named the session."""
-    tenant: str = ""
+    caller: Caller = field(default_factory=Caller)
+    permit: Permit = field(default_factory=lambda: Permit(Account(UNLIMITED, time.monotonic)))
+    """Of the caller's account, where its requests are limited; else of nobody's."""
     status: int | None = None
     """Set when the response's head is sent."""
     priority: int | None = None
@@ -58,6 +62,10 @@ class Exchange:
         )
         scope[_SCOPE_KEY] = exchange
         return exchange
+
+    @property
+    def tenant(self) -> str:
+        return self.caller.tenant
 
     @classmethod
     def of(cls, scope: Scope) -> "Exchange":
@@ -109,6 +117,11 @@ def name_session(key: bytes) -> str:
 def mint() -> str:
     """A name that nobody guesses and nobody else has."""
     return secrets.token_hex(12)
+
+
+def read_headers(scope: Scope, name: bytes) -> list[bytes]:
+    headers = cast("list[tuple[bytes, bytes]]", scope["headers"])
+    return [value for key, value in headers if key == name]
 
 
 def read_header(scope: Scope, name: bytes) -> bytes | None:

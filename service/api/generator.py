@@ -18,6 +18,7 @@ from service.api.exchange import Exchange
 from service.api.generation import build_generations, check_length
 from service.api.limits import check_chat_limits
 from service.api.logprobs import ShownToken, ShownTokens
+from service.api.rate_limits import ESTIMATED_ANSWER_TOKENS
 from service.api.schemas import ChatCompletionRequest
 from service.api.served_model import ServedModel
 from service.chat.messages import Conversation
@@ -94,7 +95,7 @@ class Generator:
     async def start(self, request: ChatCompletionRequest, exchange: Exchange) -> list[Choice]:
         """All of them or none. The caller reads them within `ending`.
 
-        Raises ModelNotFound, InvalidRequest, QueueFull or EngineUnavailable.
+        Raises ModelNotFound, InvalidRequest and what `submit` does.
         """
         exchange.adopt_session_key(request.prompt_cache_key)
         self._model.check_name(request.model)
@@ -122,12 +123,24 @@ class Generator:
             for generation in generations
         ]
         exchange.enter(None)
-        return self.submit(bound, parsers)
+        return self.submit(bound, parsers, exchange=exchange, num_prompt_tokens=len(prompt))
 
     def submit(
-        self, generations: Sequence[GenerationRequest], parsers: Sequence[OutputParser]
+        self,
+        generations: Sequence[GenerationRequest],
+        parsers: Sequence[OutputParser],
+        *,
+        exchange: Exchange,
+        num_prompt_tokens: int,
     ) -> list[Choice]:
-        """All of them or none. Raises QueueFull or EngineUnavailable."""
+        """All of them or none. Raises RateLimitExceeded, QueueFull or EngineUnavailable.
+
+        `num_prompt_tokens` are those of different prompts together.
+        """
+        exchange.permit.reserve(
+            num_prompt_tokens=num_prompt_tokens,
+            num_answer_tokens=sum(map(self._estimate_answer, generations)),
+        )
         self._engine.check_room(len(generations))
         return [
             Choice(
@@ -138,6 +151,10 @@ class Generator:
             )
             for index, (generation, parser) in enumerate(zip(generations, parsers, strict=True))
         ]
+
+    def _estimate_answer(self, generation: GenerationRequest) -> int:
+        room = self._engine.max_context_len - len(generation.prompt)
+        return min(generation.max_tokens or room, room, ESTIMATED_ANSWER_TOKENS)
 
     async def _read_prediction(self, request: ChatCompletionRequest) -> list[int] | None:
         """Its tokens, as many as an answer can have."""
@@ -179,8 +196,10 @@ async def ending(choices: Sequence[Choice], exchange: Exchange) -> AsyncGenerato
     finally:
         for choice in choices:
             choice.stream.abort()
+        num_output_tokens = sum(choice.stream.num_output_tokens for choice in choices)
+        exchange.permit.settle(num_output_tokens)
         exchange.facts.update(
             cached_tokens=choices[0].stream.num_cached_tokens,
-            completion_tokens=sum(choice.stream.num_output_tokens for choice in choices),
+            completion_tokens=num_output_tokens,
             finish_reason=choices[0].stream.finish_reason,
         )

@@ -16,6 +16,10 @@ MAX_HEAD_BYTES = 64 * 1024
 
 _TOO_LARGE = f"The request's line and headers are larger than {MAX_HEAD_BYTES} bytes."
 _TOO_SLOW = "The request's headers did not come in time."
+_TOO_MANY = "There are too many connections; try again soon."
+_RETRY_SOON = (b"retry-after", b"1")
+_SECONDS_TO_BE_REFUSED = 1.0
+"""For one connection too many to send what it is refused for."""
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -29,10 +33,13 @@ class HttpProtocol(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
         head_seconds: float,
+        max_connections: int,
     ) -> None:
         """`head_seconds`: how long a head may take, or a body that is read for nobody."""
         super().__init__(config, server_state, app_state, _loop)
         self._head_seconds = head_seconds
+        self._max_connections = max_connections
+        self._is_one_too_many = False
         self._deadline: asyncio.TimerHandle | None = None
         self._is_too_large = False
         self._is_in_head = False
@@ -43,6 +50,9 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
+        self._is_one_too_many = len(self.connections) > self._max_connections
+        if self._is_one_too_many:
+            self._head_seconds = min(self._head_seconds, _SECONDS_TO_BE_REFUSED)
         self._expect_more()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -50,6 +60,10 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._is_one_too_many:  # told now, because a close over unread bytes takes words along
+            self._expect_nothing()
+            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, _TOO_MANY, _RETRY_SOON)
+            return
         self._has_finished = False
         super().data_received(data)
         if self.transport.is_closing():
@@ -135,9 +149,10 @@ class HttpProtocol(HttpToolsProtocol):
     def _is_response_running(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete  # pyright: ignore[reportUnnecessaryComparison] - None at first
 
-    def _refuse(self, status: HTTPStatus, message: str) -> None:
+    def _refuse(self, status: HTTPStatus, message: str, *more: tuple[bytes, bytes]) -> None:
         response = status_response(status, message)
-        headers = [*self.server_state.default_headers, *response.raw_headers, *SECURITY_HEADERS]
+        given = (*self.server_state.default_headers, *response.raw_headers)
+        headers = [*given, *SECURITY_HEADERS, *more]
         lines = [name + b": " + value + b"\r\n" for name, value in headers]
         head = b"".join([STATUS_LINE[status], *lines, b"connection: close\r\n\r\n"])
         self.transport.write(head + bytes(response.body))

@@ -1,36 +1,86 @@
-"""API keys: who may call, and whose cache a request shares."""
+"""API keys: who may call, whose cache a request shares, and what its caller may use."""
 
 import hashlib
 import hmac
 from collections.abc import Iterable
+from dataclasses import dataclass
 
+from service.api.rate_limits import UNLIMITED, RateLimits
 from service.errors import AuthenticationError
 
 _SCHEME = b"bearer "
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who sends a request."""
+
+    tenant: str = ""
+    """Derived from the key alone, so that it stays whatever else is said of the key."""
+    name: str | None = None
+    """As the operator calls it in logs and metrics."""
+    weight: float = 1.0
+    limits: RateLimits = UNLIMITED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiKey:
+    """A key's digest, and what is said of who has it."""
+
+    digest: bytes
+    caller: Caller
+
+    @classmethod
+    def of_digest(
+        cls,
+        digest: bytes,
+        *,
+        name: str | None = None,
+        weight: float = 1.0,
+        limits: RateLimits = UNLIMITED,
+    ) -> "ApiKey":
+        tenant = digest.hex()[:16]
+        return cls(
+            digest=digest, caller=Caller(tenant=tenant, name=name, weight=weight, limits=limits)
+        )
+
+
+def digest_key(key: str) -> bytes:
+    """SHA-256: keys are random and long, so nothing slower would make them safer."""
+    return hashlib.sha256(key.encode()).digest()
+
+
 class ApiKeys:
     """Keeps digests only. Every key is compared, each in constant time."""
 
-    def __init__(self, keys: Iterable[str]) -> None:
-        self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
+    def __init__(self, keys: Iterable[ApiKey], *, anyone: Caller) -> None:
+        """`anyone` is who calls where there are no keys."""
+        self._keys = tuple(keys)
+        self._anyone = anyone
+        self._callers = {key.caller.tenant: key.caller for key in self._keys}
 
     def __bool__(self) -> bool:
-        return bool(self._digests)
+        return bool(self._keys)
 
-    def authenticate(self, authorization: bytes | None) -> str:
-        """The caller's tenant: a name derived from the key, empty where no keys are set.
+    @property
+    def callers(self) -> list[Caller]:
+        """All that there can be."""
+        return list(self._callers.values()) or [self._anyone]
 
-        Raises AuthenticationError.
-        """
-        if not self._digests:
-            return ""
+    def find_caller(self, tenant: str) -> Caller:
+        """Of a tenant whose key may be gone: its batches go on."""
+        return self._callers.get(tenant, Caller(tenant=tenant))
+
+    def authenticate(self, authorization: bytes | None) -> Caller:
+        """Raises AuthenticationError."""
+        if not self._keys:
+            return self._anyone
         if authorization is None or not authorization.lower().startswith(_SCHEME):
             raise AuthenticationError(
                 "No API key was given; send it as `Authorization: Bearer KEY`."
             )
         given = hashlib.sha256(authorization[len(_SCHEME) :].strip()).digest()
-        matches = [hmac.compare_digest(given, digest) for digest in self._digests]
-        if not any(matches):
+        matching = [key for key in self._keys if hmac.compare_digest(given, key.digest)]
+        if not matching:
             raise AuthenticationError("The API key is not valid here.")
-        return given.hex()[:16]
+        return matching[0].caller

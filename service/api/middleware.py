@@ -1,6 +1,6 @@
 """Pure ASGI layers around the routes; BaseHTTPMiddleware would hide disconnects and cost a task."""
 
-from collections.abc import MutableMapping
+from collections.abc import Collection, Mapping, MutableMapping
 from typing import Any
 
 from starlette.requests import ClientDisconnect
@@ -9,7 +9,8 @@ from structlog.typing import FilteringBoundLogger
 
 from service.api.errors import error_response, internal_error
 from service.api.exchange import Exchange, read_header
-from service.api.keys import ApiKeys
+from service.api.keys import ApiKeys, Caller
+from service.api.rate_limits import Account, Permit
 from service.errors import EngineError, SmolserveError
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Served, Tracer
@@ -25,8 +26,9 @@ SECURITY_HEADERS = (
     (b"referrer-policy", b"no-referrer"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cache-control", b"no-store"),
 )
-"""Answers are for programs: a browser that is shown one runs, frames and embeds nothing of it."""
+"""Answers are for programs: a browser that is shown one runs, frames, embeds and keeps nothing."""
 
 _QUIET_PATHS = frozenset({"/health/live", "/health/ready", "/metrics"})
 _CLIENT_LEFT = 499
@@ -113,12 +115,50 @@ class ApiKeyMiddleware:
         self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if TENANT_KEY in scope:
-            Exchange.of(scope).tenant = scope[TENANT_KEY]
-        elif scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
-            authorization = read_header(scope, b"authorization")
-            Exchange.of(scope).tenant = self._keys.authenticate(authorization)
+        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+            exchange = Exchange.of(scope)
+            exchange.caller = self._identify(scope)
+            if exchange.caller.name is not None:
+                exchange.facts["caller"] = exchange.caller.name
         await self._app(scope, receive, send)
+
+    def _identify(self, scope: Scope) -> Caller:
+        """Raises AuthenticationError."""
+        if TENANT_KEY in scope:
+            return self._keys.find_caller(scope[TENANT_KEY])
+        return self._keys.authenticate(read_header(scope, b"authorization"))
+
+
+class RateLimitMiddleware:
+    """Holds callers to their limits before anything of a request but its head is read.
+
+    What this process asks itself is nobody's request: batches have limits of their own.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        accounts: Mapping[str, Account],
+        endpoints: Collection[tuple[str, str]],
+    ) -> None:
+        """`accounts` by tenant; `endpoints` are the methods and paths that are limited."""
+        self._app = app
+        self._accounts = accounts
+        self._endpoints = endpoints
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if TENANT_KEY in scope or not self._is_limited(scope):
+            await self._app(scope, receive, send)
+            return
+        exchange = Exchange.of(scope)
+        permit = exchange.permit = Permit(self._accounts[exchange.tenant])
+        permit.admit()
+        with permit.held():
+            await self._app(scope, receive, send)
+
+    def _is_limited(self, scope: Scope) -> bool:
+        return scope["type"] == "http" and (scope["method"], scope["path"]) in self._endpoints
 
 
 def _read_carrier(scope: Scope) -> dict[str, str]:
@@ -159,4 +199,5 @@ def _add_headers(message: MutableMapping[str, Any], exchange: Exchange) -> None:
         (b"x-request-id", exchange.request_id.encode()),
         (b"x-session-id", exchange.session_id.encode()),
         (b"openai-processing-ms", str(exchange.elapsed_ms()).encode()),
+        *exchange.permit.headers(),
     ]

@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from service import __version__
 from service.api.operation import EVENT_STREAM, JSON, Answer, Operation, Parameter
+from service.api.rate_limits import RATE_LIMIT_HEADERS
 
 _COMMON_ERRORS = (431, 500)
 _BODY_ERRORS = (400, 408, 413, 415)
@@ -36,6 +37,13 @@ _ANSWER_HEADERS = {
     "X-Session-Id": {"type": "string"},
     "openai-processing-ms": {"type": "integer", "minimum": 0},
 }
+_RATE_LIMIT_HEADERS = {
+    name: {"type": "string", "pattern": r"^(\d+h)?(\d+m)?(\d+(\.\d+)?(s|ms))$"}
+    if "reset" in name
+    else {"type": "integer", "minimum": 0}
+    for name in RATE_LIMIT_HEADERS
+}
+"""Where limits are set."""
 _RETRY_AFTER = {"Retry-After": {"type": "integer", "minimum": 1}}
 _WWW_AUTHENTICATE = {"WWW-Authenticate": {"type": "string", "const": "Bearer"}}
 
@@ -132,13 +140,14 @@ class _Writer:
 
     def describe(self, operation: Operation, *, guarded: bool) -> dict[str, object]:
         errors = _list_errors(operation, guarded=guarded)
+        headers = _ANSWER_HEADERS | (_RATE_LIMIT_HEADERS if operation.is_rate_limited else {})
         described: dict[str, object] = {
             "operationId": operation.name,
             "summary": operation.summary,
             "security": [{_BEARER: []}] if guarded else [],
             "parameters": list(map(_write_parameter, (*operation.parameters, *_CLIENT_IDS))),
-            "responses": self._write_answers(operation.answers)
-            | {str(status): self._write_error(status) for status in errors},
+            "responses": self._write_answers(operation.answers, headers)
+            | {str(status): self._write_error(status, headers) for status in errors},
         }
         if operation.body is not None:
             schema = self._references[operation.body]
@@ -148,13 +157,15 @@ class _Writer:
             }
         return described
 
-    def _write_answers(self, answers: Iterable[Answer]) -> dict[str, object]:
+    def _write_answers(
+        self, answers: Iterable[Answer], headers: Mapping[str, object]
+    ) -> dict[str, object]:
         """Answers of one status are one in several forms."""
         written: dict[str, Any] = {}
         for answer in answers:
             fresh = {
                 "description": answer.description,
-                "headers": _write_headers(_ANSWER_HEADERS),
+                "headers": _write_headers(headers),
                 "content": {},
             }
             same_status = written.setdefault(str(answer.status), fresh)
@@ -177,12 +188,11 @@ class _Writer:
         properties = {"event": {"type": "string"}, "data": {"anyOf": [{"const": "[DONE]"}, text]}}
         return {"type": "object", "properties": properties, "required": ["data"]}
 
-    def _write_error(self, status: int) -> dict[str, object]:
-        headers = _ANSWER_HEADERS
+    def _write_error(self, status: int, headers: Mapping[str, object]) -> dict[str, object]:
         if status in _RETRY_LATER:
-            headers = headers | _RETRY_AFTER
+            headers = {**headers, **_RETRY_AFTER}
         if status == HTTPStatus.UNAUTHORIZED:
-            headers = headers | _WWW_AUTHENTICATE
+            headers = {**headers, **_WWW_AUTHENTICATE}
         return {
             "description": HTTPStatus(status).phrase,
             "headers": _write_headers(headers),
@@ -194,8 +204,7 @@ def _list_errors(operation: Operation, *, guarded: bool) -> list[int]:
     statuses = {*operation.errors, *_COMMON_ERRORS}
     if operation.body is not None:
         statuses.update(_BODY_ERRORS)
-    if guarded:
-        statuses.add(HTTPStatus.UNAUTHORIZED)
+    statuses.add(HTTPStatus.UNAUTHORIZED if guarded else HTTPStatus.FORBIDDEN)
     return sorted(statuses)
 
 

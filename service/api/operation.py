@@ -57,6 +57,8 @@ class Operation:
     parameters: tuple[Parameter, ...] = ()
     errors: tuple[int, ...] = ()
     """Beside those that every operation has, and those of every one with a body."""
+    is_rate_limited: bool = False
+    """Counts against its caller's limits, and tells of them."""
     is_open: bool = False
     """Answered without a key."""
 

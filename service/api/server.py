@@ -1,13 +1,17 @@
 """The HTTP server and the way it ends."""
 
 import asyncio
+import math
+import resource
 import signal
 import socket
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import cast
 
+import structlog
 import uvicorn
 from starlette.types import ASGIApp
 
@@ -15,7 +19,11 @@ from service.api.drain import Drain
 from service.api.http_protocol import HttpProtocol
 from service.errors import SettingsError
 
+logger = structlog.stdlib.get_logger(__name__)
+
 _BACKLOG = 2048
+_OTHER_FILES = 256
+"""Descriptors that are no connections: databases, files of batches, workers, libraries."""
 _IDLE_CONNECTION_SECONDS = 75
 """Longer than clients keep idle connections, so that none is closed under a request."""
 _LAST_WRITES_SECONDS = 3
@@ -50,6 +58,17 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientLimits:
+    """What clients may cost before and behind their requests."""
+
+    sending_seconds: float = 30.0
+    """How long the head of a request may take, or a body that is read for nobody."""
+    reading_seconds: float = 60.0
+    """How long a client may take nothing of what it is sent."""
+    max_connections: int = 4096
+
+
 class Server:
     """Serves until it is told to stop; then it drains, and tells the last streams why they end."""
 
@@ -60,9 +79,10 @@ class Server:
         drain: Drain,
         *,
         drain_timeout_seconds: float,
-        client_timeout_seconds: float = 30.0,
+        clients: ClientLimits = ClientLimits(),
     ) -> None:
-        """`client_timeout_seconds`: how long the head of a request may take."""
+        _drop_stalled_readers(listener, clients.reading_seconds)
+        _allow_files(clients.max_connections)
         self._listener = listener
         self._drain = drain
         self._drain_timeout_seconds = drain_timeout_seconds
@@ -73,7 +93,11 @@ class Server:
                 app,
                 http=cast(
                     "type[asyncio.Protocol]",  # it is only called
-                    partial(HttpProtocol, head_seconds=client_timeout_seconds),
+                    partial(
+                        HttpProtocol,
+                        head_seconds=clients.sending_seconds,
+                        max_connections=clients.max_connections,
+                    ),
                 ),
                 ws="none",
                 lifespan="off",
@@ -118,6 +142,24 @@ class Server:
         for wait in waits:
             wait.cancel()
         self._drain.interrupt_all()
+
+
+def _drop_stalled_readers(listener: socket.socket, seconds: float) -> None:
+    """The kernel sees best what a client takes; its connections inherit this."""
+    milliseconds = math.ceil(seconds * 1000)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+
+
+def _allow_files(num_connections: int) -> None:
+    """As many descriptors as that takes; shells often allow 1024."""
+    needed = num_connections + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    granted = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (granted, hard))
+    if granted < needed:
+        logger.warning("few_file_descriptors", allowed=granted, connections=num_connections)
 
 
 @contextmanager

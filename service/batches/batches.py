@@ -136,7 +136,7 @@ class Batches:
 
     def _get(self) -> _Opened:
         if self._opened is None:
-            raise StorageError(f"Files and batches are not available: {self._failure}")
+            raise StorageError(f"files and batches are not available: {self._failure}")
         return self._opened
 
     async def _live(self, execute: Execute) -> None:
@@ -165,9 +165,9 @@ class Batches:
             await batches.count()
         except StorageError as error:
             await database.close()
-            if str(error) != self._failure:
+            if error.reason != self._failure:
                 logger.warning("batches_unavailable", reason=str(error))
-            self._failure = str(error)
+            self._failure = error.reason
             raise
         gate = Gate(
             self._capacity,

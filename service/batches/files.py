@@ -301,7 +301,7 @@ def _not_found(file_id: str) -> ObjectNotFound:
 
 
 def _storage_error(error: OSError) -> StorageError:
-    return StorageError(f"The file cannot be kept or read: {error.strerror}.")
+    return StorageError(f"the file cannot be kept or read: {error.strerror}.")
 
 
 async def _off_loop(act: Callable[..., Result], *arguments: object) -> Result:

@@ -11,13 +11,13 @@ from service.settings import Settings
 _QUESTION = "Why is the sky blue?"
 _MAX_TOKENS = 200
 """A small model may ramble; the first try should not take long."""
-_ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not bound
+_ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not bound  # nosec
 _MEBIBYTE = 1024 * 1024
 
 
 def greet(settings: Settings, started: Started) -> str:
     url = base_url(settings)
-    needs_key = bool(settings.api_keys)
+    needs_key = bool(settings.api_keys) or settings.keys_file is not None
     return "\n".join(
         [
             *_list_choices(started),

@@ -14,7 +14,7 @@ from service.app import Started, fetch_model, run_service
 from service.cli.greeting import greet
 from service.models.preparation import prepare_model
 from service.models.progress import show_progress
-from service.settings import Setting, Settings, list_settings
+from service.settings import Setting, Settings, forget_secrets, list_settings
 from service.telemetry.logs import configure_logging
 
 app = typer.Typer(add_completion=False)
@@ -63,6 +63,7 @@ def serve(**options: str | None) -> None:
     names = {setting.name.replace(".", "_"): setting.name for setting in list_settings()}
     given = {names[key]: value for key, value in options.items() if value is not None}
     settings = Settings.load(given)
+    forget_secrets()
     configure_logging(settings.log_level, settings.log_format, with_content=settings.log_prompts)
     listener = bind(settings.host, settings.port)
     with listener:

@@ -69,7 +69,7 @@ class Database:
         try:
             return self._thread.submit(self._transact, work)
         except RuntimeError:  # that is how an executor that was shut down refuses
-            raise StorageError(f"{self.path} is closed.") from None
+            raise StorageError("it is closed.", path=self.path) from None
 
     def _open(self) -> None:
         try:
@@ -81,7 +81,7 @@ class Database:
                 self._connection.execute(statement).fetchall()
             self._migrate(self._connection)
         except (OSError, sqlite3.Error) as error:
-            raise StorageError(f"{self.path} cannot be used: {_explain(error)}") from error
+            raise StorageError(_explain(error), path=self.path) from error
 
     def _close(self) -> None:
         assert self._connection is not None
@@ -94,8 +94,9 @@ class Database:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version > len(self._migrations):
             raise StorageError(
-                f"{self.path} was written by a newer version of smolserve (schema {version}, this "
-                f"one knows {len(self._migrations)}); use that version or another file."
+                f"it was written by a newer version of smolserve (schema {version}, this one knows "
+                f"{len(self._migrations)}); use that version or another file.",
+                path=self.path,
             )
         for script in self._migrations[version:]:
             for statement in filter(str.strip, script.split(";")):
@@ -106,7 +107,7 @@ class Database:
     def _transact(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
         connection = self._connection
         if connection is None:
-            raise StorageError(f"{self.path} is not open.")
+            raise StorageError("it is not open.", path=self.path)
         try:
             connection.execute("BEGIN IMMEDIATE")
             try:
@@ -117,7 +118,7 @@ class Database:
                     connection.execute("ROLLBACK")
                 raise
         except sqlite3.Error as error:
-            raise StorageError(f"{self.path}: {_explain(error)}") from error
+            raise StorageError(_explain(error), path=self.path) from error
         return result
 
 

@@ -191,7 +191,7 @@ class ResponseRecords:
             )
             if not oldest.rowcount:
                 raise StorageError(
-                    f"The response and what it continues are larger than the {self._max_bytes} "
+                    f"the response and what it continues are larger than the {self._max_bytes} "
                     "bytes that may be stored; send store=false, or raise "
                     "SMOLSERVE_RECORDS__MAX_BYTES."
                 )

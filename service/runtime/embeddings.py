@@ -111,7 +111,7 @@ class Embeddings:
             if text.num_deaths < MAX_DEATHS:
                 self._waiting.appendleft(deque([text]))
             else:
-                _fail(text, WorkerDied(f"{MAX_DEATHS} workers died of this text: {death.reason}"))
+                _fail(text, WorkerDied(f"{MAX_DEATHS} workers died of this text"))
         return any(text.id in death.running for text in lost)
 
     def fail_all(self, error: EngineError) -> None:

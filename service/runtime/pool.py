@@ -295,9 +295,9 @@ class EnginePool:
             self._quarantine(flight, death)
         if all(one.num_failed_starts >= MAX_FAILED_STARTS for one in self._supervisors):
             for flight in self._placement.waiting:
-                self._fail(flight, WorkerDied(f"the engine cannot be restarted ({death.reason})"))
+                self._fail(flight, WorkerDied("the engine cannot be restarted; its log says why"))
             self._embeddings.fail_all(
-                WorkerDied(f"the engine cannot be restarted ({death.reason})")
+                WorkerDied("the engine cannot be restarted; its log says why")
             )
         self._placement.fill()
         self._embeddings.fill()
@@ -405,8 +405,7 @@ class EnginePool:
         )
         self._metrics.request_quarantined()
         message = (
-            f"{flight.num_deaths} workers died while they ran this request, the last one "
-            f"so: {death.reason}; it is not tried again"
+            f"{flight.num_deaths} workers died while they ran this request; it is not tried again"
         )
         self._fail(flight, WorkerDied(message))
 

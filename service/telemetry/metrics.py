@@ -17,6 +17,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from service.core.messages import Ready, StepReport
+from service.telemetry.callers import CallersCollector, CallerUse
 from service.telemetry.rates import RateWindow
 from service.telemetry.workers import SizeClass, WorkersCollector
 
@@ -43,7 +44,9 @@ class Metrics:
         self._workers = WorkersCollector(psutil.Process(os.getpid()))
         self._prompt_rate = RateWindow(RATE_WINDOW_SECONDS)
         self._generated_rate = RateWindow(RATE_WINDOW_SECONDS)
+        self._callers = CallersCollector()
         registry.register(self._workers)
+        registry.register(self._callers)
         registry.register(_RatesCollector(self._prompt_rate, self._generated_rate, clock))
 
         def counter(name: str, documentation: str, *labels: str) -> Counter:
@@ -99,6 +102,10 @@ class Metrics:
     def count_sessions(self, count: Callable[[], int]) -> None:
         """`count` is asked when Prometheus asks."""
         self._sessions.set_function(count)
+
+    def count_callers(self, read: Callable[[], Mapping[str, CallerUse]]) -> None:
+        """By name; `read` is asked when Prometheus asks."""
+        self._callers.read = read
 
     def request_admitted(self) -> None:
         self._requests.inc()

@@ -5,7 +5,7 @@ import json
 import time
 import traceback
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,8 +18,9 @@ from starlette.types import ASGIApp, Message
 from service.api.application import build_application
 from service.api.config import ApiConfig
 from service.api.drain import Drain
+from service.api.keys import ApiKey, digest_key
 from service.api.served_model import ServedModel
-from service.api.server import Server, bind
+from service.api.server import ClientLimits, Server, bind
 from service.batches.batches import Batches
 from service.batches.config import BatchesConfig
 from service.chat.parser import TaggedParser, Tags
@@ -212,6 +213,11 @@ class Service:
         return self.registry.get_sample_value(f"smolserve_{name}", labels)
 
 
+def as_api_key(key):
+    """A test that is not about callers names the key only."""
+    return ApiKey.of_digest(digest_key(key)) if isinstance(key, str) else key
+
+
 def build_service(  # noqa: PLR0913 - each is what some test is about
     engine=None,
     *,
@@ -227,10 +233,13 @@ def build_service(  # noqa: PLR0913 - each is what some test is about
     """`batching` is the BatchesConfig, for tests that start the service's batches.
 
     `records` are the ResponseRecords, for tests in which they outlive the service. `log` is for
-    tests of what is really written; what it is told is not in the service's own.
+    tests of what is really written; what it is told is not in the service's own. `limit_clock` is
+    what callers' limits are refilled by.
     """
     registry = CollectorRegistry()
     metrics = Metrics(registry)
+    keys = tuple(map(as_api_key, config.pop("api_keys", ())))
+    limit_clock = config.pop("limit_clock", time.monotonic)
     engine = engine or ScriptedEngine()
     drain = Drain()
     batches = Batches(
@@ -243,7 +252,7 @@ def build_service(  # noqa: PLR0913 - each is what some test is about
     records = records or ResponseRecords(MEMORY, ttl_seconds=3600, max_bytes=10**8, now=clock)
     lines: list[dict[str, Any]] = []
     app = build_application(
-        ApiConfig(**config),
+        ApiConfig(api_keys=keys, **config),
         model=ServedModel(
             id=MODEL,
             created=1_700_000_000,
@@ -262,12 +271,13 @@ def build_service(  # noqa: PLR0913 - each is what some test is about
         metrics=metrics,
         log=log or keeping_logger(lines),
         tracer=tracer,
+        clock=limit_clock,
     )
     return Service(app, engine, drain, registry, lines, batches, records)
 
 
 @asynccontextmanager
-async def serving(engine=None, *, drain_timeout_seconds=5.0, **options):
+async def serving(engine=None, *, drain_timeout_seconds=5.0, clients=None, **options):
     service = build_service(engine, **options)
     listener = bind("127.0.0.1", 0)
     service.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -276,7 +286,9 @@ async def serving(engine=None, *, drain_timeout_seconds=5.0, **options):
         listener,
         service.drain,
         drain_timeout_seconds=drain_timeout_seconds,
-        client_timeout_seconds=options.get("client_timeout_seconds", 30),
+        clients=replace(
+            clients or ClientLimits(), sending_seconds=options.get("client_timeout_seconds", 30)
+        ),
     )
     await service.records.open()
     running = asyncio.create_task(service.server.run())

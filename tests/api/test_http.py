@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+import socket
 
 import pytest
 
 from service.api.http_protocol import MAX_HEAD_BYTES
-from tests.api.builders import ScriptedEngine, build_service, hello, serving, tokens_of
+from service.api.server import ClientLimits
+from tests.api.builders import ScriptedEngine, build_service, hello, serving, tokens_of, until
 
 BODY = json.dumps(hello()).encode()
 POST = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
@@ -220,6 +222,7 @@ async def test_every_answer_tells_browsers_to_do_nothing_with_it(path):
     assert response.headers["x-content-type-options"] == "nosniff"
     assert response.headers["content-security-policy"].startswith("default-src 'none'")
     assert response.headers["cross-origin-resource-policy"] == "same-origin"
+    assert response.headers["cache-control"] == "no-store"
 
 
 async def test_a_compressed_body_is_refused_by_that_name():
@@ -265,3 +268,127 @@ async def test_answers_are_not_compressed_so_that_streams_flow():
     async with build_service().direct() as http:
         response = await http.get("/v1/models", headers={"accept-encoding": "gzip, br"})
     assert "content-encoding" not in response.headers
+
+
+async def connect(service):
+    host, port = service.url.removeprefix("http://").split(":")
+    return await asyncio.open_connection(host, int(port))
+
+
+async def test_one_connection_too_many_is_told_so_and_those_before_it_go_on():
+    async with serving(clients=ClientLimits(max_connections=1)) as service:
+        reader, writer = await connect(service)
+        writer.write(with_length(BODY))
+        first = await reader.read(1 << 16)
+        [refusal] = await exchange(service, with_length(BODY))
+        writer.write(with_length(BODY))
+        second = await reader.read(1 << 16)
+        writer.close()
+    status, head, body = parse(refusal)
+    assert [parse(answer)[0] for answer in (first, second)] == [200, 200]
+    assert status == 503
+    assert b"connection: close" in head
+    assert b"retry-after: 1" in head
+    assert "too many connections" in body["error"]["message"]
+    assert len(service.engine.requests) == 2
+
+
+async def test_one_connection_too_many_that_says_nothing_is_closed_soon():
+    async with serving(clients=ClientLimits(max_connections=1)) as service:
+        _, writer = await connect(service)
+        reader, second = await connect(service)
+        async with asyncio.timeout(5):
+            assert await reader.read() == b""
+        writer.close()
+        second.close()
+
+
+async def stop_reading(service, body):
+    """A client that sends its request and takes nothing of the answer."""
+    host, port = service.url.removeprefix("http://").split(":")
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.setblocking(False)  # noqa: FBT003 - its signature
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(client, (host, int(port)))
+    await loop.sock_sendall(client, with_length(json.dumps(body).encode()))
+    return client
+
+
+async def test_a_client_that_stops_reading_is_dropped_and_its_slot_is_free():
+    clients = ClientLimits(reading_seconds=0.3)
+    async with serving(ScriptedEngine(None), clients=clients) as service:
+        client = await stop_reading(service, hello(stream=True))
+        stream = await service.engine.next_stream()
+        stream.begin(0)
+        stream.push(tokens_of("x" * 6_000_000), None)
+        assert await service.engine.next_aborted() == "decode"
+        await until(lambda: bool(service.log))
+        client.close()
+    assert service.log[0]["client_left"]
+
+
+async def test_a_client_that_stops_reading_a_whole_answer_keeps_nothing_here():
+    clients = ClientLimits(reading_seconds=0.3)
+    async with serving(ScriptedEngine("x" * 6_000_000), clients=clients) as service:
+        client = await stop_reading(service, hello())
+        await until(lambda: bool(service.log))
+        async with asyncio.timeout(5):
+            while service.server._http.server_state.connections:  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0.01)
+        client.close()
+
+
+async def test_a_client_that_reads_slowly_is_no_client_that_stops():
+    clients = ClientLimits(reading_seconds=0.3)
+    async with serving(ScriptedEngine("x" * 6_000_000), clients=clients) as service:
+        client = await stop_reading(service, hello())
+        loop = asyncio.get_running_loop()
+        num_pieces = num_bytes = 0
+        async with asyncio.timeout(30):
+            while num_bytes < 6_000_000:
+                await asyncio.sleep(0.05 if num_pieces < 20 else 0)
+                piece = await loop.sock_recv(client, 1 << 16)
+                assert piece
+                num_pieces += 1
+                num_bytes += len(piece)
+        client.close()
+
+
+SMUGGLED = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + SMUGGLED,
+        b"Content-Length: 4\r\nContent-Length: 9\r\n\r\n" + SMUGGLED,
+        b"Content-Length: +4\r\n\r\n" + SMUGGLED,
+        b"Content-Length : 4\r\n\r\n" + SMUGGLED,
+        b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n" + SMUGGLED,
+        b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n" + SMUGGLED,
+        b"Transfer-Encoding: chunked\r\n\r\n-1\r\n\r\n" + SMUGGLED,
+        b"X-Folded: a\r\n Content-Length: 4\r\n\r\n" + SMUGGLED,
+        b"X-Bare: a\rContent-Length: 4\r\n\r\n" + SMUGGLED,
+        b"X-Zero: a\0b\r\n\r\n" + SMUGGLED,
+    ],
+    ids=[
+        "both lengths",
+        "two lengths",
+        "signed length",
+        "space before the colon",
+        "two encodings",
+        "unknown encoding",
+        "negative chunk",
+        "folded header",
+        "bare carriage return",
+        "zero byte",
+    ],
+)
+async def test_a_request_that_two_servers_could_read_differently_is_refused_whole(headers, caplog):
+    caplog.set_level("CRITICAL")
+    async with serving() as service:
+        [answer] = await exchange(service, POST + headers)
+    assert parse(answer)[0] == 400
+    assert b"connection: close" in answer
+    assert b"smolserve_requests_total" not in answer

@@ -6,6 +6,7 @@ import pytest
 from fastapi.routing import iter_route_contexts
 
 from service.api.application import OPERATIONS
+from service.api.rate_limits import RATE_LIMIT_HEADERS
 from tests.api.builders import build_service
 
 _CONVERTER = re.compile(r":\w+}")
@@ -82,3 +83,22 @@ async def test_without_keys_none_is_told_to_need_one():
 async def test_with_keys_the_description_needs_one_too():
     async with build_service(api_keys=("one",)).direct() as http:
         assert (await http.get("/openapi.json")).status_code == 401
+
+
+async def test_answers_of_endpoints_that_are_limited_are_told_to_say_what_is_left():
+    limited = {
+        path: {
+            status: RATE_LIMIT_HEADERS[0] in response["headers"]
+            for status, response in each["responses"].items()
+        }
+        for (_, path), each in operations_of(await describe()).items()
+    }
+    generating = {path for path, told in limited.items() if any(told.values())}
+    assert generating == {
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/embeddings",
+        "/v1/responses",
+    }
+    assert all(told for path in generating for told in limited[path].values())
+    assert all("429" in limited[path] for path in generating)

@@ -189,6 +189,11 @@ def test_the_image_listens_where_ports_and_probes_look():
     assert targets == [f"{name}:{port}" for name in OURS]
 
 
+@pytest.mark.parametrize("name", OURS)
+def test_other_containers_may_call_by_the_name_that_they_know(name):
+    assert name in variables_of(OURS[name])["SMOLSERVE_ALLOWED_HOSTS"].split(",")
+
+
 def test_a_container_gets_the_time_that_an_orderly_end_takes():
     [(number, unit)] = re.findall(r"^(\d+)([sm])$", COMPOSE["x-service"]["stop_grace_period"])
     needed = DEFAULTS.drain_timeout_s + _LAST_WRITES_SECONDS + KILL_AFTER_SECONDS

@@ -52,9 +52,7 @@ def reference() -> Iterator[LlamaContext]:
         yield context
 
 
-def drive(
-    engine: LlamaEngine, *, host_cache_bytes: int = 1 << 28, max_drafts: int = 8
-) -> Driver:
+def drive(engine: LlamaEngine, *, host_cache_bytes: int = 1 << 28, max_drafts: int = 8) -> Driver:
     """A new scheduler over the engine, with empty slots."""
     store = SnapshotStore(host_bytes=host_cache_bytes, bytes_per_token=engine.bytes_per_token)
     allocator = SlotAllocator(parse_size_classes(CLASSES), store)

@@ -1,8 +1,10 @@
 """Whatever a client sends, it compiles within its bounds or is refused by name."""
 
 import asyncio
+import json
 import os
 import signal
+import socket
 
 import pytest
 
@@ -166,3 +168,20 @@ async def test_a_compiling_process_that_dies_is_replaced(compiler):
         await compiler.check(grammar, origin)
     except EngineUnavailable:
         await compiler.check(grammar, origin)
+
+
+async def test_a_reference_to_elsewhere_is_refused_and_nobody_is_asked(compiler):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        listener.setblocking(False)  # noqa: FBT003 - its signature
+        port = listener.getsockname()[1]
+        for reference in (
+            f"http://127.0.0.1:{port}/schema",
+            "file:///etc/hostname",
+            "/etc/hostname",
+        ):
+            grammar = json.dumps({"grammars": [{"json_schema": {"$ref": reference}}]})
+            await refuse(compiler, grammar)
+        with pytest.raises(BlockingIOError):
+            listener.accept()

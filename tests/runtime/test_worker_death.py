@@ -220,7 +220,7 @@ async def test_request_that_kills_two_workers_fails_and_nobody_else_does(workers
         deadly = bench.pool.submit(request([1, 2, DEADLY], max_tokens=9))
         late = [bench.pool.submit(request(prompt, max_tokens=120)) for prompt in prompts[3:]]
         readers = [asyncio.create_task(read_tokens(stream)) for stream in (*early, *late)]
-        with pytest.raises(WorkerDied, match=r"2 workers died.+signal 11"):
+        with pytest.raises(WorkerDied, match="2 workers died while they ran this request"):
             await read(deadly)
         assert await asyncio.gather(*readers) == [undisturbed(prompt, 120) for prompt in prompts]
         assert bench.sample("quarantines_total") == 1

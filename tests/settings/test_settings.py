@@ -4,7 +4,7 @@ import pytest
 
 from service.errors import SettingsError
 from service.kvcache.size_class import SizeClass
-from service.settings import Settings, format_value, list_settings
+from service.settings import Settings, forget_secrets, format_value, list_settings
 
 
 @pytest.fixture(autouse=True)
@@ -76,6 +76,17 @@ def test_lists_are_separated_by_commas_and_keys_stay_secret(monkeypatch):
     settings = load_with(monkeypatch, SMOLSERVE_API_KEYS="sesame-1, sesame-2,")
     assert [key.get_secret_value() for key in settings.api_keys] == ["sesame-1", "sesame-2"]
     assert "sesame" not in repr(settings)
+
+
+@pytest.mark.parametrize("name", ["SMOLSERVE_API_KEYS", "smolserve_api_keys"])
+def test_processes_that_are_started_inherit_no_keys(monkeypatch, name):
+    monkeypatch.setenv("SMOLSERVE_PORT", "9000")
+    monkeypatch.setenv(name, "sesame")
+    assert len(Settings.load().api_keys) == 1
+    forget_secrets()
+    afterwards = Settings.load()
+    assert afterwards.api_keys == ()
+    assert afterwards.port == 9000
 
 
 def test_an_empty_variable_counts_as_not_set(monkeypatch):

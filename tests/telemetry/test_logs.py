@@ -57,3 +57,14 @@ def test_console_logs_are_for_reading():
     structlog.get_logger().info("worker ready", worker=0)
     assert "worker ready" in stream.getvalue()
     assert "worker=0" in stream.getvalue()
+
+
+@pytest.mark.parametrize("log_format", ["console", "json"])
+def test_what_a_client_wrote_stays_in_its_line(log_format):
+    stream = io.StringIO()
+    configure_logging("info", log_format, stream)
+    forged = "/x\n2030-01-01 [info] request status=200\x1b[2J\r"
+    structlog.get_logger().info("request", path=forged, fields=[forged])
+    written = stream.getvalue()
+    assert len(written.splitlines()) == 1
+    assert "\x1b" not in written

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from service.core.messages import ClassStats, DeviceMemory
+from service.telemetry.callers import CallerUse
 from tests.telemetry.test_metrics import build_metrics, ready, report
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"
@@ -30,6 +31,8 @@ def exercised():
     metrics.worker_hung(0)
     metrics.batches_counted({"completed": 1})
     metrics.batch_lines_ended("completed")
+    use = CallerUse(num_requests=1, num_refused=1, num_tokens=1)
+    metrics.count_callers(lambda: {"alice": use})
     return registry
 
 

@@ -10,6 +10,7 @@ from structlog.typing import FilteringBoundLogger
 from service.api.drain import Drain
 from service.api.errors import internal_error
 from service.api.generator import Choice
+from service.api.rate_limits import Permit
 from service.api.responses.conversation import Conversation, Conversations
 from service.api.responses.events import Event, GrowingResponse, encode
 from service.api.responses.generation import generate
@@ -27,12 +28,14 @@ class BackgroundRun:
         response: GrowingResponse,
         conversation: Conversation,
         choice: Choice,
+        permit: Permit,
         *,
         is_streamed: bool,
     ) -> None:
         """`is_streamed` keeps its events, for those that come to follow."""
         self.response = response
         self.conversation = conversation
+        self.permit = permit
         self.is_streamed = is_streamed
         self._choice = choice
         self._events: list[bytes] = []
@@ -66,9 +69,10 @@ class BackgroundRun:
             if self._is_cancelled:
                 return self.response.cancel()
             reason = self._interruption or error
-            return self.response.fail(str(reason), reason.code)
+            return self.response.fail(reason.message, reason.code)
         finally:
             self._choice.stream.abort()
+            self.permit.settle(self._choice.stream.num_output_tokens)
 
     def finish(self, events: list[Event]) -> None:
         self._publish([*events, *self.response.conclude()])
@@ -112,9 +116,13 @@ class Background:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self, run: BackgroundRun) -> None:
-        """Holds a drain up until the run has ended. Raises EngineUnavailable."""
+        """Holds a drain up until the run has ended, and its caller's permit.
+
+        Raises EngineUnavailable.
+        """
         holding = ExitStack()
         holding.enter_context(self._drain.running(run.interrupt))
+        holding.enter_context(run.permit.held())
         self._running[run.response.id] = run
         task = asyncio.create_task(self._make(run, holding))
         self._tasks.add(task)
@@ -135,7 +143,7 @@ class Background:
             except Exception:  # noqa: BLE001 - the top of a task; what is left is our fault
                 self._log.exception("background response failed", response_id=run.response.id)
                 error = internal_error(run.response.id)
-                events = run.response.fail(str(error), error.code)
+                events = run.response.fail(error.message, error.code)
             try:
                 await self._conversations.keep_if_possible(run.response, run.conversation)
             finally:

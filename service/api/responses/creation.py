@@ -143,7 +143,7 @@ class CreateResponse:
     async def _stream_failure(
         self, making: _Making, events: EventStream, error: SmolserveError
     ) -> None:
-        failure = making.response.fail(str(error), error.code)
+        failure = making.response.fail(error.message, error.code)
         if making.request.is_stored and not isinstance(error, StorageError):
             await self._conversations.keep_if_possible(making.response, making.conversation)
         await events.finish(encode([*failure, *making.response.conclude()]))
@@ -168,6 +168,7 @@ class CreateResponse:
                 making.response,
                 making.conversation,
                 choices[0],
+                making.exchange.permit,
                 is_streamed=bool(making.request.stream),
             )
             self._background.start(run)

@@ -58,6 +58,7 @@ RESPONSE_OPERATIONS = (
         ),
         parameters=(TIMEOUT_HEADER,),
         errors=(*GENERATING, 507),
+        is_rate_limited=True,
     ),
     Operation(
         method="get",

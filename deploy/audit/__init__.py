@@ -1,0 +1,1 @@
+"""Whether holes are known in what is installed."""
