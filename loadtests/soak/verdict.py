@@ -1,0 +1,205 @@
+"""Whether a soak held: pure judgements over what was sampled and noted."""
+
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from loadtests.soak.ledger import Ledger
+from loadtests.soak.samples import ProcessSample, Sample, add_up
+from loadtests.soak.trend import MIN_SAMPLES, find_growth, split_lives
+
+MIB = 1 << 20
+API_MEMORY_MIB = 16
+"""Growth over half of the soak that is no leak: a burst of large bodies leaves arenas of malloc
+behind, and which quarter has it is chance. Over half an hour a leak of 50 bytes a request shows."""
+WORKER_MEMORY_MIB = 24
+"""The same beside the host tier, whose budget it may fill: segments are cut, joined and freed in
+pieces of some MiB, and malloc keeps holes."""
+STATE_MIB = 16
+"""A write-ahead log is cut at 4 MiB in each of the files, and batches that ended are remembered."""
+DESCRIPTORS = 12
+"""Each open connection is one, and guests have one or two at a time."""
+THREADS = 4
+"""Of pools that grow with the most that ever ran at once."""
+SEGMENTS = 0.25
+"""Of the number before: how finely the same bytes are cut depends on who came."""
+SPARE_SEGMENTS = 16
+MAX_TEMPORARY_BYTES = 32 * MIB
+"""Of files on disk over the store's account: those that wait to be erased."""
+_EXPECTED_ERRORS = {"worker_died"}
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    name: str
+    holds: bool
+    found: str
+
+
+def judge_answers(ledger: Ledger, num_otherwise: int) -> list[Check]:
+    """`num_otherwise`: canaries that part from their reference not at a near-tie."""
+    equal = ledger.num_canaries - len(ledger.partings)
+    found = f"{ledger.num_canaries} asked, {equal} equal to the letter, {num_otherwise} wrong"
+    return [
+        Check(
+            "every request ended as it should",
+            not ledger.wrongs,
+            f"{ledger.total('complete')} complete, {ledger.total('refused')} refused and sent "
+            f"again, {ledger.total('rejected')} bad ones rejected, {ledger.total('left')} left, "
+            f"{len(ledger.wrongs)} wrong",
+        ),
+        Check("canaries answer as on the idle service", equal > 0 and num_otherwise == 0, found),
+        Check(
+            "secrets are told in their own conversation only",
+            ledger.num_echoes > 0,  # a foreign one is among the wrongs
+            f"said {ledger.num_echoes} times in their own",
+        ),
+    ]
+
+
+def judge_growth(samples: Sequence[Sample], num_workers: int) -> list[Check]:
+    api = [sample.api for sample in samples]
+    return [
+        _flat("API: MiB", map(_mebibytes, api), API_MEMORY_MIB),
+        _flat("API: descriptors", (one.num_descriptors for one in api), DESCRIPTORS),
+        _flat("API: threads", (one.num_threads for one in api), THREADS),
+        _flat("other children", (sample.num_other_children for sample in samples), 1),
+        _flat("state folder: MiB", (sample.state_bytes / MIB for sample in samples), STATE_MIB),
+        *_judge_segments(samples),
+        *_judge_workers(samples, num_workers),
+    ]
+
+
+def _judge_workers(samples: Sequence[Sample], num_workers: int) -> list[Check]:
+    """Each life for itself, since a new worker begins with nothing."""
+
+    def memory(worker: ProcessSample, sample: Sample) -> float:
+        return _mebibytes(worker) - sample.host_bytes / num_workers / MIB
+
+    quantities: Mapping[str, tuple[Callable[[ProcessSample, Sample], float], float]] = {
+        "MiB beside the host tier": (memory, WORKER_MEMORY_MIB),
+        "descriptors": (lambda worker, _: worker.num_descriptors, DESCRIPTORS),
+        "threads": (lambda worker, _: worker.num_threads, THREADS),
+    }
+    seen = [(worker, sample) for sample in samples for worker in sample.workers]
+    pids = [worker.pid for worker, _ in seen]
+    checks: list[Check] = []
+    for name, (measure, tolerance) in quantities.items():
+        lives = split_lives(pids, [measure(*one) for one in seen])
+        long = [life for life in lives if len(life) >= MIN_SAMPLES]
+        growths = [find_growth(life) for life in long]
+        found = f"{len(long)} lives, growth {' '.join(f'{growth:+.1f}' for growth in growths)}"
+        holds = bool(long) and max(growths) <= tolerance
+        checks.append(Check(f"worker: {name}", holds, f"{found}, allowed {tolerance:+}"))
+    return checks
+
+
+def _judge_segments(samples: Sequence[Sample]) -> list[Check]:
+    counts = {
+        f"store: segments in {tier}": [sample.num_segments[tier] for sample in samples]
+        for tier in ("slot", "host", "disk")
+    } | {"store: files": [float(sample.num_files) for sample in samples]}
+    return [
+        _flat(name, values, SPARE_SEGMENTS + SEGMENTS * statistics.median(values))
+        for name, values in counts.items()
+    ]
+
+
+def _flat(name: str, values: Iterable[float], tolerance: float) -> Check:
+    series = list(values)
+    growth = find_growth(series)
+    found = f"median {statistics.median(series):.1f}, growth {growth:+.1f}"
+    return Check(name, growth <= tolerance, f"{found}, allowed {tolerance:+.0f}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    host_bytes: int
+    disk_bytes: int
+    num_sessions: int
+
+
+def judge_bounds(samples: Sequence[Sample], bounds: Bounds) -> list[Check]:
+    """In every sample, not at the end only."""
+    host = max(sample.host_bytes for sample in samples)
+    disk = max(sample.disk_bytes for sample in samples)
+    files = max(sample.file_bytes for sample in samples)
+    sessions = max(sample.num_sessions for sample in samples)
+    return [
+        _at_most("store: host MiB", host / MIB, bounds.host_bytes / MIB),
+        _at_most("store: disk MiB", disk / MIB, bounds.disk_bytes / MIB),
+        _at_most("MiB in its files", files / MIB, (bounds.disk_bytes + MAX_TEMPORARY_BYTES) / MIB),
+        _at_most("sessions", sessions, bounds.num_sessions),
+    ]
+
+
+def judge_rest(before: Sample, after: Sample) -> list[Check]:
+    """The service after the load against the same before it."""
+    descriptors = before.api.num_descriptors, after.api.num_descriptors
+    return [
+        _at_most("busy slots after the load", after.num_running, 0),
+        _at_most("queue after the load", after.num_waiting, 0),
+        _at_most("API: descriptors after the load", descriptors[1], descriptors[0] + DESCRIPTORS),
+    ]
+
+
+def judge_counters(
+    after: Sample, ledger: Ledger, *, num_fallen: int, num_kills: int, num_hangs: int
+) -> list[Check]:
+    """The service's account of the requests against the clients'."""
+    metrics = after.metrics
+    admitted = metrics["smolserve_requests_total"]
+    finished = add_up(metrics, "smolserve_requests_finished_total")
+    aborted = add_up(metrics, "smolserve_aborts_total")
+    failed = metrics['smolserve_requests_finished_total{reason="error"}']
+    restarts = add_up(metrics, "smolserve_worker_restarts_total")
+    hangs = add_up(metrics, "smolserve_watchdog_kills_total")
+    least, most = ledger.num_texts, ledger.num_texts + ledger.num_left
+    return [
+        _at_most("counters that fell", num_fallen, 0),
+        _at_most("requests failed by the engine", failed, 0),
+        Check(
+            "admitted = finished + aborted",
+            admitted == finished + aborted,
+            f"{admitted:.0f} = {finished:.0f} + {aborted:.0f}",
+        ),
+        Check(
+            "finished as the clients count",
+            least <= finished <= most,
+            f"{finished:.0f}; clients had {least}, and left {ledger.num_left} more",
+        ),
+        _at_most("aborted, of those who left", aborted, ledger.num_left),
+        Check(
+            "restarts are those that were forced",
+            restarts == num_kills + num_hangs and hangs == num_hangs,
+            f"{restarts:.0f} for {num_kills} kills and {num_hangs} hangs, {hangs:.0f} by watchdog",
+        ),
+    ]
+
+
+def judge_log(lines: Iterable[Mapping[str, object]], num_tracebacks: int) -> Check:
+    errors = [
+        str(line.get("event"))
+        for line in lines
+        if line.get("level") in {"error", "critical"} and line.get("event") not in _EXPECTED_ERRORS
+    ]
+    found = f"{len(errors)} errors {sorted(set(errors))[:5]}, {num_tracebacks} tracebacks"
+    return Check("log without errors of its own", not errors and not num_tracebacks, found)
+
+
+def find_fallen(before: Mapping[str, float], after: Mapping[str, float]) -> list[str]:
+    """Counters that went back, which none may."""
+    endings = ("_total", "_count", "_sum", "_bucket")
+    return [
+        name
+        for name, value in before.items()
+        if name.split("{", 1)[0].endswith(endings) and after.get(name, 0) < value
+    ]
+
+
+def _at_most(name: str, found: float, limit: float) -> Check:
+    return Check(name, found <= limit, f"{found:.0f}, at most {limit:.0f}")
+
+
+def _mebibytes(process: ProcessSample) -> float:
+    return process.resident_bytes / MIB
