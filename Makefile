@@ -8,7 +8,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 
-SETTINGS := $(foreach v,$(filter-out PYTHON UPGRADE SMOLSERVE_%,$(.VARIABLES)),\
+SETTINGS := $(foreach v,$(filter-out PYTHON UPGRADE MINUTES SMOLSERVE_%,$(.VARIABLES)),\
 	$(if $(filter command,$(firstword $(origin $v))),$v))
 $(foreach v,$(SETTINGS),$(eval export SMOLSERVE_$v := $$($v)))
 
@@ -19,7 +19,7 @@ BIN := .venv/bin
 UV = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
-.PHONY: help serve test lint format bench lock setup setup-dev clean
+.PHONY: help serve test lint format bench soak lock setup setup-dev clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,10 @@ format: setup-dev ## format the code
 
 bench: setup-dev ## measure the service against the raw decode loop
 	$(BIN)/python -m loadtests.bench
+
+MINUTES ?= 60
+soak: setup-dev ## mixed load with faults for MINUTES (60); a picture in soak.png
+	$(BIN)/python -m loadtests.soak --minutes $(MINUTES)
 
 lock: setup-dev ## resolve the dependencies anew; UPGRADE=1 takes newer versions
 	$(UV) $(if $(UPGRADE),--upgrade) --no-emit-package llama-cpp-python \

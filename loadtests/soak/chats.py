@@ -92,7 +92,7 @@ async def converse(guest: Guest) -> None:
     messages: list[Json] = [{"role": "system", "content": f"{OPENING} The code word is {secret}."}]
     for question in QUESTIONS:
         messages.append({"role": "user", "content": question})
-        body = guest.body(messages, 20, temperature=0)
+        body = guest.body(messages, 24, temperature=0)
         turn = guest.caller.stream_chat("session", body, secret=secret, session=session)
         if guest.chance.random() < 0.15:
             events, _ = await asyncio.gather(turn, _forget(guest, session))

@@ -27,7 +27,7 @@ _FAULT_COLOURS = {
 
 
 def plot_soak(samples: Sequence[Sample], struck: Sequence[Struck], path: Path) -> None:
-    figure, axes = pyplot.subplots(4, 1, figsize=(12, 14), sharex=True, layout="constrained")
+    figure, axes = pyplot.subplots(4, 1, figsize=(14, 14), sharex=True, layout="constrained")
     memory, descriptors, slots, store = axes
     _draw(memory, samples, "API process", lambda one: one.api.resident_bytes / MIB)
     _draw_workers(memory, samples, lambda worker: worker.resident_bytes / MIB)
@@ -49,7 +49,7 @@ def plot_soak(samples: Sequence[Sample], struck: Sequence[Struck], path: Path) -
     for panel in axes:
         _mark_faults(panel, struck)
         panel.set_ylim(bottom=0)
-        panel.legend(loc="upper left", fontsize="small", ncols=3)
+        panel.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize="small")
     figure.savefig(path, dpi=100)
     pyplot.close(figure)
 

@@ -17,9 +17,11 @@ NUM_SLOTS = 8
 CONTEXTS = "6x512,2x2048"
 MAX_QUEUED = 16
 MAX_SESSIONS = 40
-HOST_BYTES = 64 << 20
-DISK_BYTES = 192 << 20
-WATCHDOG_SECONDS = 6
+HOST_BYTES = 32 << 20
+DISK_BYTES = 128 << 20
+STEP_TOKENS = 64
+"""Few, so that no step takes nearly as long as the watchdog waits, on a busy machine neither."""
+WATCHDOG_SECONDS = 10
 CLIENT_TIMEOUT_SECONDS = 5
 
 
@@ -75,6 +77,7 @@ def running_site(model: Path, *, threads: int, num_workers: int) -> Iterator[Sit
             engine__contexts=CONTEXTS,
             engine__threads=str(threads),
             engine__flash_attention="on",
+            scheduler__step_tokens=str(STEP_TOKENS),
             scheduler__max_queued=str(MAX_QUEUED),
             cache__host_bytes=str(HOST_BYTES),
             cache__disk_bytes=str(DISK_BYTES),
