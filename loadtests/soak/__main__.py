@@ -24,7 +24,7 @@ from loadtests.soak.ledger import Ledger
 from loadtests.soak.plot import plot_soak
 from loadtests.soak.run import Course, Plan, run_soak
 from loadtests.soak.samples import Sample
-from loadtests.soak.site import DISK_BYTES, HOST_BYTES, MAX_SESSIONS, running_site
+from loadtests.soak.site import DISK_BYTES, HOST_BYTES, MAX_SESSIONS, RUN_BYTES, running_site
 from loadtests.soak.verdict import (
     MIB,
     Bounds,
@@ -98,6 +98,7 @@ def _judge(
         host_bytes=HOST_BYTES * arguments.workers,
         disk_bytes=DISK_BYTES * arguments.workers,
         num_sessions=MAX_SESSIONS,
+        run_bytes=RUN_BYTES,
     )
     lines = [line for line in log if line.startswith("{")]
     events: list[Mapping[str, object]] = [json.loads(line) for line in lines]

@@ -13,7 +13,7 @@ from loadtests.soak.ledger import Ledger, Wrong
 
 Json = dict[str, Any]
 
-ANSWER_SECONDS = 180
+ANSWER_SECONDS = 300
 """For an answer with all that delays it: a full queue, a worker that hangs, and its successor."""
 REFUSALS = {429: "queue_full", 503: "engine_unavailable"}
 CHAT = "/v1/chat/completions"

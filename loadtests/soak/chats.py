@@ -7,7 +7,7 @@ import math
 import jsonschema
 
 from loadtests.soak.caller import Json, text_of
-from loadtests.soak.guest import Guest
+from loadtests.soak.guest import Conversation, Guest
 from loadtests.soak.ledger import Wrong
 
 CANARIES = tuple(
@@ -20,6 +20,9 @@ OPENING = (
     "You are the porter of a small hotel by the sea. You are polite and brief. Breakfast is from "
     "seven to ten, the boat leaves at noon, and the key of the garden hangs by the door."
 )
+MAX_CONVERSATIONS = 4
+"""Of a guest at a time; together they are more than host memory has room for."""
+MAX_MESSAGES = 13
 QUESTIONS = ("Repeat the code word.", "When is breakfast?", "Say the code word again.")
 FILLER = "The river ran past the old mill and the children counted the boats. "
 NUM_TOP = 5
@@ -86,22 +89,38 @@ async def read_long(guest: Guest) -> None:
 
 
 async def converse(guest: Guest) -> None:
-    """A session of some turns that has a secret; some are deleted while a turn runs."""
-    secret = guest.ledger.make_secret(guest.chance)
-    session = f"{guest.name}-{guest.number()}"
-    messages: list[Json] = [{"role": "system", "content": f"{OPENING} The code word is {secret}."}]
-    for question in QUESTIONS:
-        messages.append({"role": "user", "content": question})
-        body = guest.body(messages, 24, temperature=0)
-        turn = guest.caller.stream_chat("session", body, secret=secret, session=session)
-        if guest.chance.random() < 0.15:
-            events, _ = await asyncio.gather(turn, _forget(guest, session))
-        else:
-            events = await turn
-        messages.append({"role": "assistant", "content": text_of(events)})
+    """A new session, or an old one that has left slots and memory meanwhile; it has a secret."""
+    if len(guest.conversations) < MAX_CONVERSATIONS:
+        guest.conversations.append(_begin(guest))
+    conversation = guest.chance.choice(guest.conversations)
+    for _ in range(guest.chance.randrange(1, 4)):
+        await _say(guest, conversation)
         await asyncio.sleep(guest.chance.uniform(0, 0.5))
-    path = f"/v1/sessions/{session}"
+    path = f"/v1/sessions/{conversation.session}"
     await guest.stranger.send("another's session", "GET", path, expected=404)
+    if len(conversation.messages) > MAX_MESSAGES:
+        guest.conversations.remove(conversation)
+
+
+def _begin(guest: Guest) -> Conversation:
+    secret = guest.ledger.make_secret(guest.chance)
+    system = {"role": "system", "content": f"{OPENING} The code word is {secret}."}
+    session = f"{guest.name}-{guest.number()}"
+    return Conversation(session=session, secret=secret, messages=[system])
+
+
+async def _say(guest: Guest, conversation: Conversation) -> None:
+    """A turn; some sessions are deleted while it runs."""
+    messages, session = conversation.messages, conversation.session
+    question = QUESTIONS[len(messages) // 2 % len(QUESTIONS)]
+    asked: list[Json] = [*messages, {"role": "user", "content": question}]
+    body = guest.body(asked, 24, temperature=0)
+    turn = guest.caller.stream_chat("session", body, secret=conversation.secret, session=session)
+    if guest.chance.random() < 0.1:
+        events, _ = await asyncio.gather(turn, _forget(guest, session))
+    else:
+        events = await turn
+    conversation.messages = [*asked, {"role": "assistant", "content": text_of(events)}]
 
 
 async def _forget(guest: Guest, session: str) -> None:

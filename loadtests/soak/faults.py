@@ -12,6 +12,7 @@ import psutil
 
 from loadtests.soak.caller import Caller
 from loadtests.soak.ledger import Ledger, Wrong
+from loadtests.soak.samples import add_up
 from loadtests.soak.site import CLIENT_TIMEOUT_SECONDS, MAX_QUEUED, NUM_SLOTS, Site
 
 RECOVERY_SECONDS = 90
@@ -35,8 +36,13 @@ class Planned:
 def plan_faults(seconds: float) -> list[Planned]:
     """All kinds in turn, each at least once in three minutes; none just before the end."""
     mild = _spread(MILD, seconds * 0.9, _clamp(seconds / 20, MILD_SECONDS))
-    deadly = _spread(DEADLY, seconds * (1 - CALM_SHARE), _clamp(seconds / 8, DEADLY_SECONDS))
+    deadly = _spread(DEADLY, last_death(seconds), _clamp(seconds / 8, DEADLY_SECONDS))
     return sorted([*mild, *deadly], key=lambda planned: planned.at)
+
+
+def last_death(seconds: float) -> float:
+    """When no worker is killed or stopped any more."""
+    return seconds * (1 - CALM_SHARE)
 
 
 def _spread(names: tuple[str, ...], end: float, interval: float) -> Iterable[Planned]:
@@ -65,6 +71,22 @@ class Faults:
     chance: random.Random
     struck: list[Struck] = field(default_factory=list)
     num_damaged: int = 0
+    _num_admitted: float = 0
+    """Requests that there were when the last worker had been replaced."""
+
+    async def wait_settled(self, until: float) -> bool:
+        """Whether, before `until`, so many requests ended that the last death is got over.
+
+        Whoever ran in a worker that hung is tried alone, and fails if the next one hangs as well
+        (docs/decisions/worker-death.md). Those go first, so none is on trial any more then.
+        """
+        while self.ledger.elapsed < until:
+            metrics = await self.read_metrics()
+            ended = add_up(metrics, "smolserve_requests_finished_total")
+            if ended + add_up(metrics, "smolserve_aborts_total") >= self._num_admitted:
+                return True
+            await asyncio.sleep(_POLL_SECONDS)
+        return False
 
     async def strike(self, name: str) -> None:
         """Do it, and see it through; what the service makes of it wrongly is noted."""
@@ -112,8 +134,9 @@ class Faults:
         while time.monotonic() < started + RECOVERY_SECONDS:
             await asyncio.sleep(_POLL_SECONDS)
             metrics = await self.read_metrics()
-            up = sum(value for name, value in metrics.items() if "_worker_up{" in name)
+            up = add_up(metrics, "smolserve_worker_up")
             if not worker.is_running() and up == self.site.num_workers:
+                self._num_admitted = metrics["smolserve_requests_total"]
                 return time.monotonic() - started
         raise Wrong(f"no worker took the place of {worker.pid} within {RECOVERY_SECONDS} s")
 

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from loadtests.soak.caller import Caller, Json
 from loadtests.soak.ledger import Ledger
@@ -20,6 +20,15 @@ class References:
     """By text."""
 
 
+@dataclass(slots=True, kw_only=True)
+class Conversation:
+    """A session that a guest may come back to."""
+
+    session: str
+    secret: str
+    messages: list[Json]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guest:
     name: str
@@ -31,6 +40,8 @@ class Guest:
     ledger: Ledger
     references: References
     chance: random.Random
+    conversations: list[Conversation] = field(default_factory=list)
+    """Those that are not over."""
 
     def topic(self) -> str:
         return self.chance.choice(TOPICS)

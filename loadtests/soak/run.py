@@ -9,8 +9,8 @@ from time import monotonic
 
 import httpx
 
-from loadtests.soak.caller import Caller
-from loadtests.soak.faults import DEADLY, Faults, Struck, plan_faults
+from loadtests.soak.caller import ANSWER_SECONDS, Caller
+from loadtests.soak.faults import DEADLY, Faults, Struck, last_death, plan_faults
 from loadtests.soak.guest import Guest
 from loadtests.soak.ledger import Ledger
 from loadtests.soak.load import ask_references, keep_batches, make_guest, visit
@@ -20,8 +20,6 @@ from loadtests.soak.verdict import find_fallen
 
 QUIET_SECONDS = 60
 """For the service to be idle after the last guest."""
-_HTTP_SECONDS = 120
-"""Of silence; streams have comments more often."""
 
 Report = Callable[[Ledger, Sample], None]
 
@@ -82,7 +80,7 @@ async def run_soak(site: Site, plan: Plan, report: Report) -> Course:
 
 def _http(site: Site) -> httpx.AsyncClient:
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
-    return httpx.AsyncClient(base_url=site.url, timeout=_HTTP_SECONDS, limits=limits)
+    return httpx.AsyncClient(base_url=site.url, timeout=ANSWER_SECONDS, limits=limits)
 
 
 async def _prepare(
@@ -103,15 +101,19 @@ async def _prepare(
 
 
 async def _strike(faults: Faults, seconds: float) -> None:
-    """As planned; a worker is left alone until the one before is up again."""
+    """As planned, but for deaths that would come too late.
+
+    A worker is left alone until the service has got over the death before.
+    """
     turn = asyncio.Lock()
 
     async def strike(name: str) -> None:
-        if name in DEADLY:
-            async with turn:
-                await faults.strike(name)
-        else:
+        if name not in DEADLY:
             await faults.strike(name)
+            return
+        async with turn:
+            if await faults.wait_settled(last_death(seconds)):
+                await faults.strike(name)
 
     async with asyncio.TaskGroup() as group:
         for planned in plan_faults(seconds):

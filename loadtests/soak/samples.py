@@ -28,6 +28,8 @@ class Sample:
     """Seconds since the load began."""
     api: ProcessSample
     workers: tuple[ProcessSample, ...]
+    num_up: float
+    """Workers that have loaded the model."""
     num_other_children: int
     num_running: float
     num_waiting: float
@@ -63,6 +65,7 @@ class Sampler:
             at=at,
             api=api,
             workers=tuple(each for each in map(_measure, workers) if each is not None),
+            num_up=add_up(metrics, "smolserve_worker_up"),
             num_other_children=len(children) - len(workers),
             num_running=add_up(metrics, "smolserve_requests_running"),
             num_waiting=add_up(metrics, "smolserve_requests_waiting"),
@@ -71,7 +74,7 @@ class Sampler:
             disk_bytes=metrics['smolserve_cache_bytes{tier="disk"}'],
             num_segments={
                 tier: metrics[f'smolserve_cache_segments{{tier="{tier}"}}']
-                for tier in ("slot", "host", "disk")
+                for tier in ("host", "disk")
             },
             num_files=len(files),
             file_bytes=sum(files),

@@ -1,6 +1,6 @@
 import pytest
 
-from loadtests.soak.faults import CALM_SHARE, DEADLY, MILD, plan_faults
+from loadtests.soak.faults import DEADLY, MILD, last_death, plan_faults
 
 
 @pytest.mark.parametrize("seconds", [180, 600, 3600])
@@ -12,8 +12,8 @@ def test_every_kind_of_fault_is_in_a_soak(seconds):
 def test_no_worker_dies_in_the_last_part(seconds):
     planned = plan_faults(seconds)
     deaths = [one.at for one in planned if one.name in DEADLY]
-    assert max(deaths) <= seconds * (1 - CALM_SHARE)
-    assert max(one.at for one in planned) > seconds * (1 - CALM_SHARE)
+    assert max(deaths) <= last_death(seconds) < 0.7 * seconds
+    assert max(one.at for one in planned) > last_death(seconds)
 
 
 def test_faults_come_in_the_order_of_time():

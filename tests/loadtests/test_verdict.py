@@ -61,10 +61,10 @@ def test_a_level_service_holds():
         ("API: threads", lambda more: {"api": make_process(1, threads=4 + int(more))}),
         ("other children", lambda more: {"num_other_children": int(more)}),
         ("state folder: MiB", lambda more: {"state_bytes": int(more * MIB)}),
-        ("store: files", lambda more: {"num_files": int(more)}),
+        ("disk tier: files in a MiB", lambda more: {"num_files": int(more)}),
         (
-            "store: segments in host",
-            lambda more: {"num_segments": {"slot": 1, "host": int(more), "disk": 1}},
+            "host tier: segments in a MiB",
+            lambda more: {"num_segments": {"host": int(more), "disk": 1}},
         ),
         (
             "worker: MiB beside the host tier",
@@ -109,19 +109,28 @@ def test_a_new_worker_is_not_growth_of_the_one_before():
     assert failed(judge_growth(samples, 1)) == set()
 
 
+def test_loading_the_model_is_not_growth():
+    loading = [
+        make_sample(at, num_up=0, workers=(make_process(2, mebibytes=10 * at, descriptors=7),))
+        for at in range(30)
+    ]
+    running = [make_sample(at) for at in range(30, 60)]
+    assert failed(judge_growth([*loading, *running], 1)) == set()
+
+
 def test_workers_that_all_died_young_prove_nothing():
     samples = [make_sample(at, workers=(make_process(2 + at // 8),)) for at in range(NUM_SAMPLES)]
     assert {"worker: threads", "worker: descriptors"} <= failed(judge_growth(samples, 1))
 
 
 def test_a_bound_that_is_passed_once_is_passed():
-    bounds = Bounds(host_bytes=64 * MIB, disk_bytes=128 * MIB, num_sessions=40)
+    bounds = Bounds(host_bytes=64 * MIB, disk_bytes=128 * MIB, num_sessions=40, run_bytes=16 * MIB)
     samples = [make_sample(at) for at in range(4)]
     assert failed(judge_bounds(samples, bounds)) == set()
-    samples.insert(2, make_sample(host_bytes=65 * MIB, file_bytes=200 * MIB, num_sessions=41))
+    samples.insert(2, make_sample(host_bytes=97 * MIB, file_bytes=200 * MIB, num_sessions=41))
     assert failed(judge_bounds(samples, bounds)) == {
-        "store: host MiB",
-        "MiB in its files",
+        "host tier: MiB",
+        "disk tier: MiB in files",
         "sessions",
     }
 
@@ -129,11 +138,14 @@ def test_a_bound_that_is_passed_once_is_passed():
 def test_after_the_load_nothing_runs_waits_or_is_open():
     before = make_sample()
     assert failed(judge_rest(before, make_sample())) == set()
-    busy = make_sample(num_running=1, num_waiting=1, api=make_process(1, descriptors=60))
+    busy = make_sample(
+        num_running=1, num_waiting=1, num_files=6, api=make_process(1, descriptors=60)
+    )
     assert failed(judge_rest(before, busy)) == {
         "busy slots after the load",
         "queue after the load",
         "API: descriptors after the load",
+        "disk tier: files after the load are those it knows",
     }
 
 
