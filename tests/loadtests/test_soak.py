@@ -10,7 +10,6 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.model
 @pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_nothing_is_lost_and_nothing_grows_in_three_minutes_with_faults(tmp_path):

@@ -6,6 +6,8 @@ from loadtests.soak.ledger import Ledger, Wrong
 from loadtests.soak.samples import add_up
 from loadtests.soak.verdict import (
     API_MEMORY_MIB,
+    FIRST_USE_MIB,
+    LONG_LIFE,
     MIB,
     WORKER_MEMORY_MIB,
     Bounds,
@@ -19,7 +21,7 @@ from loadtests.soak.verdict import (
 )
 from tests.loadtests.builders import IDLE_METRICS, make_process, make_sample
 
-NUM_SAMPLES = 80
+NUM_SAMPLES = 2 * LONG_LIFE
 
 
 def failed(checks):
@@ -91,13 +93,26 @@ def test_memory_may_grow_by_the_tolerance_and_not_by_more():
     assert names(1.1 * API_MEMORY_MIB) == {"API: MiB"}
 
 
+def test_a_short_life_may_use_structured_output_late_and_a_long_one_not():
+    def names(num_samples):
+        late = num_samples // 2
+        extra = WORKER_MEMORY_MIB + FIRST_USE_MIB - 1
+        samples = [
+            make_sample(at, workers=(make_process(2, mebibytes=400 + extra * (at > late)),))
+            for at in range(num_samples)
+        ]
+        return failed(judge_growth(samples, 1))
+
+    assert names(LONG_LIFE // 2) == set()
+    assert names(LONG_LIFE) == {"worker: MiB beside the host tier"}
+
+
 def test_the_host_tier_may_fill_its_budget():
     def filling(more):
         host = int(2 * more * MIB)
         worker = make_process(2, mebibytes=400 + host / MIB)
         return {"host_bytes": host, "workers": (worker,)}
 
-    assert 2 * NUM_SAMPLES / 2 > WORKER_MEMORY_MIB
     assert failed(judge_growth(grow(filling, 1.0), 1)) == set()
 
 
