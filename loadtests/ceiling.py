@@ -48,11 +48,11 @@ class Job:
 
 
 JOBS = (
-    Job("decode, 1 stream", 1, 24, 65),
-    Job("decode, 8 streams", 8, 24, 33),
-    Job("decode, 32 streams", 32, 24, 17),
+    Job("decode, 1 stream", 1, 24, 49),
+    Job("decode, 8 streams", 8, 24, 25),
+    Job("decode, 32 streams", 32, 24, 13),
     Job("prefill, 1 prompt of 480", 1, 480, 1),
-    Job("prefill, 8 prompts of 120", 8, 120, 1),
+    Job("prefill, 8 prompts of 60", 8, 60, 1),
 )
 
 

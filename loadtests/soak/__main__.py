@@ -105,7 +105,7 @@ def _judge(
     return [
         *judge_answers(course.ledger, _count_otherwise(arguments, course.ledger)),
         *judge_counters(
-            course.after,
+            course.metrics,
             course.ledger,
             num_fallen=len(course.fallen),
             num_kills=names.count("kill worker"),
@@ -156,9 +156,9 @@ def summarise(course: Course, checks: list[Check]) -> dict[str, object]:
             {"at": round(one.at), "name": one.name, "outcome": one.outcome} for one in course.struck
         ],
         "files_damaged": course.num_damaged,
-        "files_found_damaged": course.after.metrics["smolserve_cache_disk_errors_total"],
-        "preemptions": course.after.metrics.get('smolserve_preemptions_total{worker="0"}', 0),
-        "resubmissions": course.after.metrics["smolserve_resubmissions_total"],
+        "files_found_damaged": course.metrics["smolserve_cache_disk_errors_total"],
+        "preemptions": course.metrics.get('smolserve_preemptions_total{worker="0"}', 0),
+        "resubmissions": course.metrics["smolserve_resubmissions_total"],
     }
 
 

@@ -4,7 +4,7 @@ import asyncio
 import random
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -67,7 +67,7 @@ class Faults:
     ledger: Ledger
     caller: Caller
     """Of a tenant."""
-    read_metrics: Callable[[], Awaitable[dict[str, float]]]
+    read_metrics: Callable[[], Awaitable[Mapping[str, float]]]
     chance: random.Random
     struck: list[Struck] = field(default_factory=list)
     num_damaged: int = 0

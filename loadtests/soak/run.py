@@ -2,9 +2,8 @@
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from time import monotonic
 
 import httpx
@@ -16,7 +15,6 @@ from loadtests.soak.ledger import Ledger
 from loadtests.soak.load import ask_references, keep_batches, make_guest, visit
 from loadtests.soak.samples import Sample, Sampler
 from loadtests.soak.site import TENANT_KEYS, WATCH_KEY, Site
-from loadtests.soak.verdict import find_fallen
 
 QUIET_SECONDS = 60
 """For the service to be idle after the last guest."""
@@ -33,6 +31,8 @@ class Course:
     samples: list[Sample]
     after: Sample
     struck: list[Struck]
+    metrics: Mapping[str, float]
+    """After the load."""
     fallen: list[str]
     """Counters that went back."""
     num_damaged: int
@@ -73,7 +73,8 @@ async def run_soak(site: Site, plan: Plan, report: Report) -> Course:
         samples=samples,
         after=after,
         struck=faults.struck,
-        fallen=_find_all_fallen([before, *samples, after]),
+        metrics=sampler.metrics,
+        fallen=sampler.fallen,
         num_damaged=faults.num_damaged,
     )
 
@@ -129,11 +130,3 @@ async def _wait_quiet(sampler: Sampler, ledger: Ledger) -> Sample:
         if sample.num_running + sample.num_waiting == 0 or monotonic() > until:
             return sample
         await asyncio.sleep(0.5)
-
-
-def _find_all_fallen(samples: list[Sample]) -> list[str]:
-    return [
-        name
-        for earlier, later in pairwise(samples)
-        for name in find_fallen(earlier.metrics, later.metrics)
-    ]

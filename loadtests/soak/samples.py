@@ -1,5 +1,6 @@
 """What the service holds at a moment: processes, slots, store; and its counters."""
 
+import asyncio
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -41,7 +42,6 @@ class Sample:
     num_files: int
     file_bytes: int
     state_bytes: int
-    metrics: Mapping[str, float]
 
 
 class Sampler:
@@ -49,10 +49,18 @@ class Sampler:
         self._http = http
         self._site = site
         self._headers = {"Authorization": f"Bearer {key}"}
+        self._turn = asyncio.Lock()
+        self.metrics: Mapping[str, float] = {}
+        """As they were last read."""
+        self.fallen: list[str] = []
+        """Counters that went back from one reading to the next."""
 
-    async def read_metrics(self) -> dict[str, float]:
-        answer = await self._http.get("/metrics", headers=self._headers)
-        return parse_metrics(answer.text)
+    async def read_metrics(self) -> Mapping[str, float]:
+        async with self._turn:  # or an older answer might be taken for the later one
+            answer = await self._http.get("/metrics", headers=self._headers)
+            before, self.metrics = self.metrics, parse_metrics(answer.text)
+            self.fallen += find_fallen(before, self.metrics)
+            return self.metrics
 
     async def sample(self, at: float) -> Sample:
         metrics = await self.read_metrics()
@@ -79,13 +87,22 @@ class Sampler:
             num_files=len(files),
             file_bytes=sum(files),
             state_bytes=sum(_sizes(self._site.state_folder, "*")),
-            metrics=metrics,
         )
 
 
 def add_up(metrics: Mapping[str, float], name: str) -> float:
     """A metric over all its labels."""
     return sum(value for each, value in metrics.items() if _LABELS.sub("", each) == name)
+
+
+def find_fallen(before: Mapping[str, float], after: Mapping[str, float]) -> list[str]:
+    """Counters that went back, which none may."""
+    endings = ("_total", "_count", "_sum", "_bucket")
+    return [
+        name
+        for name, value in before.items()
+        if name.split("{", 1)[0].endswith(endings) and after.get(name, 0) < value
+    ]
 
 
 def _measure(process: psutil.Process) -> ProcessSample | None:

@@ -167,10 +167,14 @@ def judge_rest(before: Sample, after: Sample) -> list[Check]:
 
 
 def judge_counters(
-    after: Sample, ledger: Ledger, *, num_fallen: int, num_kills: int, num_hangs: int
+    metrics: Mapping[str, float],
+    ledger: Ledger,
+    *,
+    num_fallen: int,
+    num_kills: int,
+    num_hangs: int,
 ) -> list[Check]:
     """The service's account of the requests against the clients'."""
-    metrics = after.metrics
     admitted = metrics["smolserve_requests_total"]
     finished = add_up(metrics, "smolserve_requests_finished_total")
     aborted = add_up(metrics, "smolserve_aborts_total")
@@ -208,16 +212,6 @@ def judge_log(lines: Iterable[Mapping[str, object]], num_tracebacks: int) -> Che
     ]
     found = f"{len(errors)} errors {sorted(set(errors))[:5]}, {num_tracebacks} tracebacks"
     return Check("log without errors of its own", not errors and not num_tracebacks, found)
-
-
-def find_fallen(before: Mapping[str, float], after: Mapping[str, float]) -> list[str]:
-    """Counters that went back, which none may."""
-    endings = ("_total", "_count", "_sum", "_bucket")
-    return [
-        name
-        for name, value in before.items()
-        if name.split("{", 1)[0].endswith(endings) and after.get(name, 0) < value
-    ]
 
 
 def _at_most(name: str, found: float, limit: float) -> Check:

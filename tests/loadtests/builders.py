@@ -39,6 +39,5 @@ def make_sample(at=0.0, **fields):
         "num_files": 5,
         "file_bytes": 0,
         "state_bytes": MIB,
-        "metrics": IDLE_METRICS,
     }
     return Sample(at=at, **(values | fields))

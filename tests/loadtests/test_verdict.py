@@ -3,7 +3,7 @@ import random
 import pytest
 
 from loadtests.soak.ledger import Ledger, Wrong
-from loadtests.soak.samples import add_up
+from loadtests.soak.samples import add_up, find_fallen
 from loadtests.soak.verdict import (
     API_MEMORY_MIB,
     FIRST_USE_MIB,
@@ -11,7 +11,6 @@ from loadtests.soak.verdict import (
     MIB,
     WORKER_MEMORY_MIB,
     Bounds,
-    find_fallen,
     judge_answers,
     judge_bounds,
     judge_counters,
@@ -38,7 +37,7 @@ def good_ledger():
 
 def judge_metrics(metrics=IDLE_METRICS, *, ledger=None, kills=1, hangs=0):
     checks = judge_counters(
-        make_sample(metrics=metrics),
+        metrics,
         ledger or good_ledger(),
         num_fallen=0,
         num_kills=kills,
