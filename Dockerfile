@@ -23,18 +23,15 @@ COPY requirements*.txt pyproject.toml README.md LICENSE ./
 COPY deploy/setup deploy/setup
 COPY service/__init__.py service/__init__.py
 
-# The image must run elsewhere, so no instructions of the CPU that builds it: without GGML_NATIVE, x86
-# gets AVX2, FMA, F16C and BMI2 (Haswell, 2013, and later). llama.cpp can also pick among CPU variants at
-# run time: GGML_BACKEND_DL and GGML_CPU_ALL_VARIANTS, and CMAKE_INSTALL_BINDIR=llama_cpp/lib so that the wheel
-# holds them. But only for a program that calls ggml_backend_load_all_from_path, and service/llama does not yet; it
-# also opens libggml-cpu by that name, which no variant has. For one kind of machine, build with more, as in
-# --build-arg CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_AVX512=ON -DGGML_AVX512_VNNI=ON".
-ARG CMAKE_ARGS="-DGGML_NATIVE=OFF"
+# The image must run elsewhere. On x86-64 it has ggml's CPU code for every generation of CPUs, from the first
+# to those with AVX-512 and AMX, and takes what suits when it starts; CUDA is loaded then as well, since no driver
+# is here. PORTABLE=0 builds for the CPU that builds, and then CUDA needs a driver here.
+ARG PORTABLE=1
 # A100, RTX 30, RTX 40, H100 and H200; newer ones compile the last at their first start.
 ARG CUDAARCHS="80;86;89;90"
 ARG BACKEND
 RUN --mount=type=cache,target=/root/.cache,id=smolserve-${BACKEND} \
-    SMOLSERVE_BACKEND=${BACKEND} CMAKE_ARGS=${CMAKE_ARGS} CUDAARCHS=${CUDAARCHS} \
+    SMOLSERVE_BACKEND=${BACKEND} SMOLSERVE_PORTABLE=${PORTABLE} CUDAARCHS=${CUDAARCHS} \
     python3 -m deploy.setup
 
 # hadolint ignore=DL3006

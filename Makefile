@@ -2,13 +2,15 @@
 #
 # Variables given to make are settings of the service: `make serve PORT=9000 ENGINE__THREADS=4` is
 # SMOLSERVE_PORT=9000 SMOLSERVE_ENGINE__THREADS=4. PYTHON is the Python that .venv is made with.
+# SCENARIO, USERS, DURATION and URL are of `make loadtest`, MINUTES of `make soak`.
 
 PYTHON ?= python3
 SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 
-SETTINGS := $(foreach v,$(filter-out PYTHON UPGRADE MINUTES SMOLSERVE_%,$(.VARIABLES)),\
+LOADTEST := SCENARIO USERS DURATION URL
+SETTINGS := $(foreach v,$(filter-out PYTHON UPGRADE MINUTES $(LOADTEST) SMOLSERVE_%,$(.VARIABLES)),\
 	$(if $(filter command,$(firstword $(origin $v))),$v))
 $(foreach v,$(SETTINGS),$(eval export SMOLSERVE_$v := $$($v)))
 
@@ -19,7 +21,7 @@ BIN := .venv/bin
 UV = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
-.PHONY: help serve test lint format bench soak lock setup setup-dev clean
+.PHONY: help serve test lint format bench loadtest soak lock setup setup-dev clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +37,7 @@ lint: setup-dev ## the linters, the type checker and the import contracts
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+	$(BIN)/hadolint Dockerfile
 
 format: setup-dev ## format the code
 	$(BIN)/ruff format
@@ -42,6 +45,10 @@ format: setup-dev ## format the code
 
 bench: setup-dev ## measure the service against the raw decode loop
 	$(BIN)/python -m loadtests.bench
+
+loadtest: setup-dev ## load a server: SCENARIO=steady USERS=8 DURATION=30 URL=...; without URL, ours
+	@$(BIN)/python -m loadtests.run $(foreach v,$(LOADTEST),\
+		$(if $($v),--$(shell echo $v | tr A-Z a-z) '$($v)'))
 
 MINUTES ?= 60
 soak: setup-dev ## mixed load with faults for MINUTES (60); a picture in soak.png

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 from prometheus_client import CollectorRegistry, disable_created_metrics
@@ -49,8 +50,10 @@ from service.models.pull import Puller
 from service.records.database import MEMORY
 from service.records.responses import ResponseRecords
 from service.runtime.config import PoolConfig
-from service.runtime.pool import EnginePool
+from service.runtime.pool import EnginePool, Witness
 from service.runtime.sharing import Sharing
+from service.runtime.stages import StageRecorder
+from service.runtime.transcripts import Transcriber
 from service.scheduler.config import SchedulerConfig
 from service.settings import RecordsSettings, Settings, format_value
 from service.sizing import (
@@ -58,10 +61,14 @@ from service.sizing import (
     MAX_SMALL_SLOTS_ON_GPU,
     affords_copy,
     available_bytes,
-    count_physical_cores,
+    count_threads,
     fit_size_classes,
 )
 from service.telemetry.metrics import Metrics
+from service.telemetry.tracing import Tracer
+
+if TYPE_CHECKING:
+    from service.telemetry.otlp import OtlpTracer
 
 _ALL_LAYERS = -1
 _MAX_MEMORY_BYTES = 64 * 1024 * 1024
@@ -130,7 +137,14 @@ async def run_service(
     metrics = Metrics(CollectorRegistry())
     config = _configure_pool(settings, file.path, shape)
     sharing = _configure_sharing(settings, model)
-    pool = EnginePool(config, vocab.token_bytes, metrics, sharing=sharing)
+    tracer = _open_tracer(settings)
+    pool = EnginePool(
+        config,
+        vocab.token_bytes,
+        metrics,
+        sharing=sharing,
+        witnesses=_list_witnesses(settings, model, tracer),
+    )
     grammars = GrammarCompiler(_configure_grammars(settings), lambda: list_tokens(vocab))
     drain = Drain()
     batches = Batches(
@@ -151,6 +165,7 @@ async def run_service(
             drain=drain,
             metrics=metrics,
             log=structlog.get_logger(),
+            tracer=tracer,
         )
         server = Server(
             app,
@@ -170,6 +185,8 @@ async def run_service(
                 )
             finally:
                 await grammars.close()
+                if tracer is not None:
+                    await asyncio.to_thread(tracer.close)
 
 
 async def _run(
@@ -192,6 +209,40 @@ async def _run(
         await serving
         await batches.stop()  # before the engine, whose end would look like failures of its lines
         await pool.stop()
+
+
+def _open_tracer(settings: Settings) -> "OtlpTracer | None":
+    chosen = settings.tracing
+    if not chosen.endpoint:
+        return None
+    # Who does not trace does not pay for loading what it takes.
+    from service.telemetry.otlp import OtlpConfig, OtlpTracer  # noqa: PLC0415
+
+    return OtlpTracer(
+        OtlpConfig(
+            endpoint=chosen.endpoint,
+            service_name=chosen.service_name,
+            sample_ratio=chosen.sample_ratio,
+            timeout_seconds=chosen.timeout_s,
+            max_spans=chosen.max_spans,
+        )
+    )
+
+
+def _list_witnesses(
+    settings: Settings, model: ServedModel, tracer: Tracer | None
+) -> Sequence[Witness]:
+    """Who is told of each request that the engine is done with."""
+    witnesses: list[Witness] = []
+    if tracer is not None:
+        witnesses.append(StageRecorder(tracer, model.id))
+    if settings.log_prompts:
+        log = structlog.get_logger()
+        log.warning("prompts_are_logged", max_tokens=settings.log_prompt_tokens)
+        witnesses.append(
+            Transcriber(model.vocab.token_bytes, max_tokens=settings.log_prompt_tokens, log=log)
+        )
+    return witnesses
 
 
 def _fingerprint(settings: Settings, path: Path) -> str:
@@ -323,7 +374,7 @@ def _configure_pool(settings: Settings, path: Path, shape: Hyperparameters) -> P
         engine=EngineConfig(
             model_path=str(path),
             contexts=format_value(contexts),
-            threads=count_physical_cores() if engine.threads == "auto" else engine.threads,
+            threads=count_threads() if engine.threads == "auto" else engine.threads,
             gpu_layers=all_layers if engine.gpu_layers == "auto" else engine.gpu_layers,
             kv_type=engine.kv_type,
             flash_attention=engine.flash_attention,
@@ -331,6 +382,7 @@ def _configure_pool(settings: Settings, path: Path, shape: Hyperparameters) -> P
             extra_buffers=extra_buffers,
             log_level=settings.log_level,
             log_format=settings.log_format,
+            log_prompts=settings.log_prompts,
             host_cache_bytes=settings.cache.host_bytes,
             disk_cache_bytes=settings.cache.disk_bytes,
             disk_cache_dir=str(settings.cache.disk_dir),
@@ -340,6 +392,7 @@ def _configure_pool(settings: Settings, path: Path, shape: Hyperparameters) -> P
                 step_tokens=settings.scheduler.step_tokens,
                 target_itl_seconds=settings.scheduler.target_itl_ms / 1000,
                 aging_seconds=settings.scheduler.aging_s,
+                max_drafts=settings.scheduler.max_drafts,
             ),
         ),
         num_workers=num_workers,

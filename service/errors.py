@@ -4,6 +4,7 @@
     ├── SettingsError                 a setting is unknown or invalid; stops the start
     ├── ModelFileError                a model file is missing, truncated, corrupt or unsuitable
     │   └── DownloadError             a model could not be fetched, or its checksum is wrong
+    ├── MetricsUnavailable            a running service's metrics cannot be read
     ├── RequestError                  the client's mistake, or a limit it ran into
     │   ├── InvalidRequest            a field has a wrong type or value, or is not supported
     │   │   └── ContextLengthExceeded the prompt does not fit the largest slot
@@ -47,6 +48,12 @@ class DownloadError(ModelFileError):
     """A model could not be fetched or failed its checksum; nothing half-written is left."""
 
     code = "download_failed"
+
+
+class MetricsUnavailable(SmolserveError):  # noqa: N818 - a condition, not a fault
+    """A running service's metrics cannot be read; the message says why and what to do."""
+
+    code = "metrics_unavailable"
 
 
 class RequestError(SmolserveError):

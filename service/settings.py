@@ -34,7 +34,7 @@ from service.runtime.sessions import DEFAULT_MAX_SESSIONS, DEFAULT_TTL_SECONDS
 from service.scheduler.config import SchedulerConfig
 
 PREFIX = "SMOLSERVE_"
-_SETUP_VARIABLES = frozenset({"SMOLSERVE_SETUP_CACHE"})  # where deploy.setup keeps its wheels
+SETUP_VARIABLES = frozenset({"SMOLSERVE_SETUP_CACHE", "SMOLSERVE_PORTABLE"})  # of deploy.setup
 _SCHEDULER = SchedulerConfig()
 _LIMITS = RequestLimits()
 _GRAMMAR = GrammarConfig()
@@ -114,7 +114,7 @@ class EngineSettings(_Group):
         "auto fits the model and the free memory",
     )
     threads: AutoCount = Field(
-        default="auto", description="CPU threads; auto is the physical cores"
+        default="auto", description="CPU threads; auto is the physical cores that it may use"
     )
     gpu_layers: Annotated[int, Field(ge=0)] | Auto = Field(
         default="auto",
@@ -208,6 +208,11 @@ class SchedulerSettings(_Group):
         default=_SCHEDULER.aging_seconds,
         description="Seconds of waiting that count as one step of priority",
     )
+    max_drafts: Annotated[int, Field(ge=0, le=32)] = Field(
+        default=_SCHEDULER.max_drafts,
+        description="Tokens guessed from the text or a prediction that are computed ahead in a "
+        "step where that pays; 0 guesses nothing",
+    )
     max_queued: Annotated[int, Field(ge=0)] = Field(
         default=1024, description="Requests that may wait; one more is answered 429"
     )
@@ -293,6 +298,32 @@ class LimitSettings(_Group):
     )
 
 
+class TracingSettings(_Group):
+    endpoint: str = Field(
+        default="",
+        pattern=r"^($|https?://[^\s/]+/\S+)",
+        description="Where traces are sent, by OTLP over HTTP, as http://127.0.0.1:4318/v1/traces; "
+        "none: nothing is traced",
+    )
+    service_name: str = Field(
+        default="smolserve", min_length=1, description="What the service is called in traces"
+    )
+    sample_ratio: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=1,
+        description="Share of the traces that begin here that are sent; a client that sends "
+        "traceparent decides for its own",
+    )
+    timeout_s: Seconds = Field(
+        default=5,
+        description="Seconds that the collector may take, and that the end of the service waits "
+        "for it",
+    )
+    max_spans: Count = Field(
+        default=8192,
+        description="Spans that may wait for the collector; at more the oldest are dropped",
+    )
+
+
 class DownloadSettings(_Group):
     endpoint: str = Field(
         default="https://huggingface.co",
@@ -340,6 +371,15 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "console", "json"] = Field(
         default="auto", description="Form of log lines; auto is console on a terminal, else json"
     )
+    log_prompts: bool = Field(
+        default=False,
+        description="Write the text of every prompt and answer to the log, for finding faults",
+    )
+    log_prompt_tokens: Count = Field(
+        default=1000,
+        description="Tokens of a prompt, and of an answer, that are written with it; longer ones "
+        "lose their middle",
+    )
     drain_timeout_s: Seconds = Field(
         default=30, description="Seconds that running streams may take to finish after SIGTERM"
     )
@@ -369,6 +409,7 @@ class Settings(BaseSettings):
     files: FilesSettings = FilesSettings()
     batches: BatchesSettings = BatchesSettings()
     grammar: GrammarSettings = GrammarSettings()
+    tracing: TracingSettings = TracingSettings()
     download: DownloadSettings = DownloadSettings()
 
     @classmethod
@@ -451,7 +492,7 @@ def _nest(options: Mapping[str, str]) -> dict[str, Any]:
 def _unknown_variables(environment: Iterable[str]) -> list[str]:
     known = {setting.variable for setting in list_settings()}
     names = (name for name in environment if name.upper().startswith(PREFIX))
-    return sorted(name for name in names if name.upper() not in known | _SETUP_VARIABLES)
+    return sorted(name for name in names if name.upper() not in known | SETUP_VARIABLES)
 
 
 def _describe_unknown(name: str) -> str:

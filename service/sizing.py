@@ -1,7 +1,13 @@
-"""What settings leave to the machine: threads and size classes that fit it."""
+"""What settings leave to the machine: threads and size classes that fit it, or our share of it."""
+
+import contextlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
 
 import psutil
 
+from service.cgroups import ROOT, read_allowance
 from service.core.kv import KvType
 from service.gguf.hyperparameters import Hyperparameters
 from service.gguf.memory import kv_bytes_per_token
@@ -20,14 +26,35 @@ _USABLE_SHARE = 0.6
 """Of the free memory: others live on the machine, and snapshots want room."""
 
 
-def count_physical_cores() -> int:
-    """Two threads of one core share what a matrix product needs."""
-    return psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
+def count_threads(root: Path = ROOT) -> int:
+    """Cores that this process may use, and whole ones: threads that wait for each other spin.
+
+    A thread too many stops the others until it gets its turn, under a quota until the next period.
+    """
+    num_cores = count_physical_cores(os.sched_getaffinity(0), root)
+    quota = read_allowance(root).num_cpus
+    return num_cores if quota is None else max(1, min(num_cores, int(quota)))
 
 
-def available_bytes() -> int:
-    """Main memory that could be had without swapping."""
-    return psutil.virtual_memory().available
+def count_physical_cores(cpus: Iterable[int], root: Path = ROOT) -> int:
+    """Those of `cpus`: two threads of one core share what a matrix product needs."""
+    topology = (root / f"sys/devices/system/cpu/cpu{cpu}/topology" for cpu in cpus)
+    return len({_read_siblings(folder) for folder in topology})
+
+
+def _read_siblings(topology: Path) -> str:
+    """The CPUs of a core; where the kernel does not tell, each is its own."""
+    for name in ("core_cpus_list", "thread_siblings_list"):  # the second is the older one
+        with contextlib.suppress(OSError):
+            return (topology / name).read_text()
+    return str(topology)
+
+
+def available_bytes(root: Path = ROOT) -> int:
+    """Main memory that could be had without swapping, and without meeting a container's limit."""
+    on_machine = psutil.virtual_memory().available
+    allowed = read_allowance(root).free_bytes
+    return on_machine if allowed is None else min(on_machine, allowed)
 
 
 def affords_copy(

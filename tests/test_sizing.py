@@ -1,8 +1,18 @@
+import os
+
+import psutil
 import pytest
 
 from service.gguf.hyperparameters import Hyperparameters
 from service.gguf.memory import kv_bytes_per_token
-from service.sizing import affords_copy, fit_size_classes
+from service.sizing import (
+    affords_copy,
+    available_bytes,
+    count_physical_cores,
+    count_threads,
+    fit_size_classes,
+)
+from tests.test_cgroups import Machine, in_container_of_v2
 
 GIBIBYTE = 1 << 30
 
@@ -61,6 +71,36 @@ def test_a_copy_of_the_weights_is_made_where_the_small_slots_fit_beside_it():
     for free_bytes, affords in ((enough, True), (enough - 20, False)):
         weights = {"weight_bytes": 100_000_000, "free_bytes": free_bytes}
         assert affords_copy(shape(), **weights, kv_type="f16") is affords
+
+
+@pytest.mark.parametrize("name", ["core_cpus_list", "thread_siblings_list"])
+def test_threads_of_one_core_count_once_and_cores_of_others_not_at_all(tmp_path, name):
+    for cpu in range(8):  # four cores, of which the fourth is not ours
+        folder = tmp_path / f"sys/devices/system/cpu/cpu{cpu}/topology"
+        folder.mkdir(parents=True)
+        (folder / name).write_text(f"{cpu % 4},{cpu % 4 + 4}\n")
+    assert count_physical_cores({0, 1, 2, 4, 5}, tmp_path) == 3
+
+
+def test_threads_stay_within_a_containers_quota(tmp_path):
+    machine = Machine(tmp_path)
+    for quota, num_threads in (("max", len(os.sched_getaffinity(0))), ("190000", 1), ("9000", 1)):
+        in_container_of_v2(machine, cpu_max=f"{quota} 100000")
+        assert count_threads(tmp_path) == num_threads
+
+
+def test_memory_stays_within_a_containers_limit(tmp_path):
+    in_container_of_v2(Machine(tmp_path), memory_max=5_000_000, memory_current=1_000_000)
+    assert available_bytes(tmp_path) == 4_000_000
+
+
+def test_a_container_may_be_allowed_more_than_there_is(tmp_path):
+    in_container_of_v2(Machine(tmp_path), memory_max=1 << 60)
+    assert 0 < available_bytes(tmp_path) <= psutil.virtual_memory().total
+
+
+def test_cpus_of_an_unknown_topology_are_cores(tmp_path):
+    assert count_physical_cores({0, 1, 2}, tmp_path) == 3
 
 
 def test_there_is_always_a_slot():

@@ -14,6 +14,10 @@ from deploy.setup.errors import SetupError
 _GIB = 1 << 30
 
 
+def architecture() -> str:
+    return platform.machine()
+
+
 def cpu_features() -> str:
     """The architecture and the feature flags that the kernel reports; native code needs them."""
     try:
@@ -21,7 +25,7 @@ def cpu_features() -> str:
     except OSError:
         text = ""
     flags = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
-    return " ".join([platform.machine(), *sorted(flags[1].split() if flags else [])])
+    return " ".join([architecture(), *sorted(flags[1].split() if flags else [])])
 
 
 def libc() -> str:

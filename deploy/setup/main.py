@@ -44,11 +44,16 @@ def prepare(root: Path, env: Mapping[str, str], arguments: argparse.Namespace) -
     backend = env.get("SMOLSERVE_BACKEND") or "cpu"
     if backend not in ("cpu", "cuda"):
         raise SetupError(f"SMOLSERVE_BACKEND is {backend!r}; it must be cpu or cuda")
+    portable = env.get("SMOLSERVE_PORTABLE") or "0"
+    if portable not in ("0", "1"):
+        raise SetupError(f"SMOLSERVE_PORTABLE is {portable!r}; it must be 0 or 1")
     cache = _cache_folder(env)
     environment = Environment(root=root, logs=cache / "logs", env=env)
     environment.make()
     environment.install_packages(dev=arguments.dev)
-    environment.install_llama(WheelBuild(root=root, cache=cache, backend=backend, env=env))
+    environment.install_llama(
+        WheelBuild(root=root, cache=cache, backend=backend, env=env, portable=portable == "1")
+    )
     environment.install_checkout()
     if arguments.dev:  # the service fetches what it serves by itself
         environment.fetch_model(TESTED_MODEL)

@@ -1,4 +1,4 @@
-"""llama-cpp-python, compiled for this machine once and kept as a wheel.
+"""llama-cpp-python, compiled once, for this machine or for any, and kept as a wheel.
 
 PyPI has its source only. The wheel is `py3-none`: it loads llama.cpp through ctypes, so one serves
 every version of Python. It is kept outside the checkout, for every checkout of this user.
@@ -21,13 +21,15 @@ from deploy.setup.console import run_logged, say
 from deploy.setup.errors import SetupError
 
 _INCLUDE = "-DCMAKE_PROJECT_llama_cpp_INCLUDE="
-_FLAGS: tuple[str, ...] = (
-    "-DLLAVA_BUILD=OFF",  # the multimodal library; not used here, and 3 minutes of compiling
-    "-DGGML_NATIVE=ON",  # this CPU's instructions; CMake's default unless SOURCE_DATE_EPOCH is set
-    # GCC takes _tile_loadconfig to read 8 of the 64 bytes it reads, removes the stores to the other
-    # 56 as dead, and the first batch on a CPU with AMX ends in SIGSEGV. Without dead-store
-    # elimination the code is right, and AMX four times as fast at prompts as AVX-512.
-    "-DCMAKE_CXX_FLAGS=-fno-tree-dse -fno-dse",
+# GCC takes _tile_loadconfig to read 8 of the 64 bytes it reads, removes the stores to the other 56
+# as dead, and the first batch on a CPU with AMX ends in SIGSEGV. Without dead-store elimination the
+# code is right, and AMX four times as fast at prompts as AVX-512.
+_CXX_FLAGS = "-DCMAKE_CXX_FLAGS=-fno-tree-dse -fno-dse"
+_VARIANTS: tuple[str, ...] = (
+    "-DGGML_BACKEND_DL=ON",
+    "-DGGML_CPU_ALL_VARIANTS=ON",
+    # The package installs libraries that it knows by name; ggml puts its modules with programs.
+    "-DCMAKE_INSTALL_BINDIR=llama_cpp/lib",
 )
 _BUILD_GIB = 2.0
 _NINJA_COUNTER = r"\[\d+/\d+\]"
@@ -35,20 +37,27 @@ _NINJA_COUNTER = r"\[\d+/\d+\]"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WheelBuild:
-    """Which wheel this machine wants, and where it is kept."""
+    """Which wheel this machine wants, and where it is kept.
+
+    A `portable` one runs on other CPUs as well. On x86-64 its backends are modules that are loaded
+    at run time: the CPU code of each generation, of which ggml takes the best that the CPU can run,
+    and CUDA, so that such a wheel can be built and tried where there is no driver. Elsewhere there
+    is one build, for what every CPU of the architecture has.
+    """
 
     root: Path
     cache: Path
     backend: str
     env: Mapping[str, str]
+    portable: bool = False
 
     def identity(self) -> str:
         """Changes when the installed wheel no longer fits: version, flags, CPU or C library."""
         parts = [
             self._requirements.read_text(),
-            self._cmake_include.read_text(),
+            *(file.read_text() for file in self._cmake_files),
             *self._flags(),
-            machine.cpu_features(),
+            machine.architecture() if self.portable else machine.cpu_features(),
             machine.libc(),
         ]
         return _digest(parts)
@@ -92,7 +101,8 @@ class WheelBuild:
                 *("--require-hashes", "-r", f"{self._requirements}"),
                 *("--wheel-dir", f"{scratch}/out"),
             ]
-            title = f"building llama-cpp-python for this {self.backend.upper()}, minutes, once"
+            which = "any" if self.portable else "this"
+            title = f"building llama-cpp-python for {which} {self.backend.upper()}, minutes, once"
             run_logged(title, pip_wheel, log=log, env=env, counter=_NINJA_COUNTER)
             shutil.rmtree(folder, ignore_errors=True)
             (scratch / "out").rename(folder)
@@ -114,7 +124,7 @@ class WheelBuild:
         return {
             "CMAKE_BUILD_PARALLEL_LEVEL": str(jobs),
             **self.env,
-            "CMAKE_ARGS": shlex.join([f"{_INCLUDE}{self._cmake_include}", *flags]),
+            "CMAKE_ARGS": shlex.join([f"{_INCLUDE}{self._cmake_files[-1]}", *flags]),
             "PATH": f"{scratch}/tools/bin{os.pathsep}{self.env.get('PATH', os.defpath)}",
             "TMPDIR": str(temporary),  # the build's gigabytes go where the space was checked
         }
@@ -127,7 +137,13 @@ class WheelBuild:
         return flags
 
     def _flags(self) -> list[str]:
-        flags = [*_FLAGS]
+        flags = [
+            "-DLLAVA_BUILD=OFF",  # the multimodal library; not used here, 3 minutes of compiling
+            # This CPU's instructions: CMake's default as well, unless SOURCE_DATE_EPOCH is set.
+            f"-DGGML_NATIVE={'OFF' if self.portable else 'ON'}",
+            _CXX_FLAGS,
+            *(_VARIANTS if self._has_variants else ()),
+        ]
         if self.backend == "cuda":
             flags.append("-DGGML_CUDA=ON")
             if chosen := self._chosen_architectures():
@@ -142,8 +158,14 @@ class WheelBuild:
         return self.root / "requirements-llama.txt"
 
     @property
-    def _cmake_include(self) -> Path:
-        return self.root / "deploy" / "setup" / "llama.cmake"
+    def _has_variants(self) -> bool:
+        return self.portable and machine.architecture() == "x86_64"
+
+    @property
+    def _cmake_files(self) -> list[Path]:
+        """The last includes the others."""
+        names = ["llama.cmake", "variants.cmake"] if self._has_variants else ["llama.cmake"]
+        return [self.root / "deploy" / "setup" / name for name in names]
 
 
 def _wheel_in(folder: Path) -> Path | None:

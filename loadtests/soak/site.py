@@ -17,8 +17,8 @@ NUM_SLOTS = 8
 CONTEXTS = "6x512,2x2048"
 MAX_QUEUED = 16
 MAX_SESSIONS = 40
-HOST_BYTES = 16 << 20
-DISK_BYTES = 96 << 20
+HOST_BYTES = 8 << 20
+DISK_BYTES = 64 << 20
 RUN_BYTES = 2048 * 23_040
 """The longest slot's, with the embedded model."""
 STEP_TOKENS = 64

@@ -5,6 +5,7 @@ from http import HTTPStatus
 
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
+from fastapi.telemetry import TelemetryConfig
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -37,6 +38,7 @@ from service.api.tokenization import tokenization_routes
 from service.batches.batches import Batches
 from service.records.responses import ResponseRecords
 from service.telemetry.metrics import Metrics
+from service.telemetry.tracing import Tracer
 
 OPERATIONS = (
     *chat.OPERATIONS,
@@ -53,6 +55,14 @@ OPERATIONS = (
 
 _EXPOSED_HEADERS = ("x-request-id", "x-session-id", "openai-processing-ms", "retry-after")
 
+_NO_TELEMETRY: TelemetryConfig = {
+    "tracing": False,
+    "metrics": False,
+    "logs": False,
+    "auto_configure": False,
+}
+"""FastAPI's own tells messages of exceptions, which may quote a prompt, and is no stage's."""
+
 
 def build_application(  # noqa: PLR0913 - the API's composition root
     config: ApiConfig,
@@ -65,10 +75,11 @@ def build_application(  # noqa: PLR0913 - the API's composition root
     drain: Drain,
     metrics: Metrics,
     log: FilteringBoundLogger,
+    tracer: Tracer | None = None,
 ) -> FastAPI:
     """Starts nothing; the engine may still be loading."""
     middleware = [
-        Middleware(ExchangeMiddleware, log=log, metrics=metrics),
+        Middleware(ExchangeMiddleware, log=log, metrics=metrics, tracer=tracer),
         Middleware(ApiKeyMiddleware, keys=ApiKeys(config.api_keys)),
         Middleware(
             BodyMiddleware,
@@ -83,6 +94,7 @@ def build_application(  # noqa: PLR0913 - the API's composition root
         openapi_url=None,  # `openapi_routes` knows of routes that are not FastAPI's, and of errors
         redirect_slashes=False,  # an unknown route is a 404, not a way to one
         middleware=middleware,
+        telemetry=_NO_TELEMETRY,
         exception_handlers={HTTPException: _refuse},
     )
     generator = Generator(model, engine, grammars, limits=config.limits)

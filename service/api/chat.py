@@ -62,10 +62,12 @@ class ChatCompletions:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._drain.check()
+        exchange = Exchange.of(scope)
+        exchange.enter("receive")
         body = await read_body(receive)
+        exchange.enter("prepare")
         ignore = self._config.ignore_unknown_fields
         request = parse_body(ChatCompletionRequest, body, ignore_unknown=ignore)
-        exchange = Exchange.of(scope)
         exchange.facts.update(stream=bool(request.stream), session_id=exchange.session_id)
         if request.stream:
             events = EventStream(send)

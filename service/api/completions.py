@@ -142,12 +142,14 @@ class Completions:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._drain.check()
+        exchange = Exchange.of(scope)
+        exchange.enter("receive")
         body = await read_body(receive)
+        exchange.enter("prepare")
         ignore = self._config.ignore_unknown_fields
         request = parse_body(CompletionRequest, body, ignore_unknown=ignore)
         self._model.check_name(request.model)
         check_limits(request, self._config.limits)
-        exchange = Exchange.of(scope)
         exchange.facts.update(stream=bool(request.stream), session_id=exchange.session_id)
         if request.stream:
             events = EventStream(send)
@@ -200,6 +202,7 @@ class Completions:
         self, request: CompletionRequest, exchange: Exchange
     ) -> tuple[list[_Encoded], list[Choice]]:
         """All choices or none: those of the first prompt, then those of the next."""
+        self._engine.check_room(1)  # before the work; how many it is to be is known after
         prompts = await asyncio.to_thread(self._encode, request)
         exchange.facts["prompt_tokens"] = sum(len(prompt.tokens) for prompt in prompts)
         seed = self._generator.new_seed()
@@ -214,6 +217,7 @@ class Completions:
         ]
         repeated = [first for first in firsts for _ in range(request.n or 1)]
         generations = [reseed(generation, index) for index, generation in enumerate(repeated)]
+        exchange.enter(None)
         return prompts, self._generator.submit(generations, [PlainParser() for _ in generations])
 
     def _encode(self, request: CompletionRequest) -> list[_Encoded]:

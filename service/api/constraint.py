@@ -43,6 +43,11 @@ class _Form:
     origins: Sequence[Origin]
 
 
+def is_constrained(request: ChatCompletionRequest) -> bool:
+    """Whether there may be a grammar to compile."""
+    return request.answer_form is not None or request.tool_use is not None
+
+
 async def constrain(
     request: ChatCompletionRequest, model: ServedModel, parser: OutputParser, grammars: Grammars
 ) -> Constraint | None:

@@ -72,7 +72,7 @@ def _read_message(message: schemas.Message) -> Message:
         case schemas.AssistantMessage():
             return Message(
                 role="assistant",
-                content=_read_content(message.content),
+                content=read_content(message.content),
                 name=message.name,
                 tool_calls=tuple(map(_read_call, message.tool_calls or ())),
                 reasoning=message.reasoning_content or "",
@@ -80,17 +80,17 @@ def _read_message(message: schemas.Message) -> Message:
         case schemas.ToolMessage():
             return Message(
                 role="tool",
-                content=_read_content(message.content),
+                content=read_content(message.content),
                 name=message.name,
                 tool_call_id=message.tool_call_id,
             )
         case schemas.InstructionMessage():
             return Message(
-                role=message.role, content=_read_content(message.content), name=message.name
+                role=message.role, content=read_content(message.content), name=message.name
             )
 
 
-def _read_content(content: str | Sequence[schemas.TextPart] | None) -> str:
+def read_content(content: str | Sequence[schemas.TextPart] | None) -> str:
     if content is None or isinstance(content, str):
         return content or ""
     return join_parts(part.text for part in content)

@@ -92,7 +92,10 @@ class Embeddings:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._drain.check()
+        exchange = Exchange.of(scope)
+        exchange.enter("receive")
         body = await read_body(receive)
+        exchange.enter("prepare")
         ignore = self._config.ignore_unknown_fields
         request = parse_body(EmbeddingRequest, body, ignore_unknown=ignore)
         self._model.check_name(request.model)
@@ -100,9 +103,12 @@ class Embeddings:
         async with attend(receive, self._drain):
             texts = await asyncio.to_thread(self._encode, request)
             num_tokens = sum(map(len, texts))
-            Exchange.of(scope).facts["prompt_tokens"] = num_tokens
+            exchange.facts["prompt_tokens"] = num_tokens
+            exchange.enter("embed")
             vectors = await self._engine.embed(texts)
+            exchange.enter("write")
             answer = await asyncio.to_thread(self._write, request, vectors, num_tokens)
+        exchange.enter(None)
         await Response(answer, media_type=JSON)(scope, receive, send)
 
     def _check(self, request: EmbeddingRequest) -> None:

@@ -9,6 +9,9 @@ from typing import cast
 
 from starlette.types import Scope
 
+from service.core.trace import TraceContext
+from service.telemetry.tracing import RequestTrace
+
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 _SESSION_ID = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._:+=@-]{1,128}")
 """What can be a header's value, and one segment of a path."""
@@ -32,6 +35,8 @@ class Exchange:
     """Set when the response's head is sent."""
     priority: int | None = None
     """Overrides what the body asks for; set by who calls the application in-process."""
+    trace: RequestTrace | None = None
+    """Where requests are traced."""
     facts: dict[str, object] = field(default_factory=dict[str, object])
     """What goes into the log line; never prompts nor answers."""
 
@@ -52,6 +57,15 @@ class Exchange:
     @classmethod
     def of(cls, scope: Scope) -> "Exchange":
         return cast("Exchange", scope[_SCOPE_KEY])
+
+    @property
+    def trace_context(self) -> TraceContext | None:
+        return None if self.trace is None else self.trace.context
+
+    def enter(self, stage: str | None) -> None:
+        """What the trace calls what the request goes through from now on; None where others say."""
+        if self.trace is not None:
+            self.trace.enter(stage)
 
     def adopt_session_key(self, key: str | None) -> None:
         """Take the body's `prompt_cache_key` as the session, where no header named one.

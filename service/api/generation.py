@@ -64,6 +64,7 @@ def build_generation(
         tenant=exchange.tenant,
         session=exchange.session_id,
         priority=choose_priority(request, exchange),
+        trace=exchange.trace_context,
     )
 
 

@@ -2,7 +2,7 @@
 
 from service.api.config import RequestLimits
 from service.api.fields import GenerationFields
-from service.api.schemas import AssistantMessage, ChatCompletionRequest, Message
+from service.api.schemas import AssistantMessage, ChatCompletionRequest, Content, Message
 from service.errors import InvalidRequest
 
 
@@ -19,6 +19,9 @@ def check_chat_limits(request: ChatCompletionRequest, limits: RequestLimits) -> 
     for index, message in enumerate(request.messages):
         num_chars = _count_chars(message)
         _check(f"messages[{index}]", num_chars, limits.max_message_chars, "characters")
+    if request.prediction is not None:
+        num_chars = _count_text(request.prediction.content)
+        _check("prediction", num_chars, limits.max_message_chars, "characters")
     _check("tools", len(request.tools or ()), limits.max_tools, "tools")
 
 
@@ -30,9 +33,12 @@ def _check(path: str, number: int, limit: int, noun: str) -> None:
 
 
 def _count_chars(message: Message) -> int:
-    content = message.content or ""
-    number = len(content) if isinstance(content, str) else sum(len(part.text) for part in content)
+    number = _count_text(message.content or "")
     if isinstance(message, AssistantMessage):
         number += len(message.reasoning_content or "")
         number += sum(len(call.function.arguments) for call in message.tool_calls or ())
     return number
+
+
+def _count_text(content: Content) -> int:
+    return len(content) if isinstance(content, str) else sum(len(part.text) for part in content)

@@ -12,6 +12,7 @@ from service.api.exchange import Exchange, read_header
 from service.api.keys import ApiKeys
 from service.errors import EngineError, SmolserveError
 from service.telemetry.metrics import Metrics
+from service.telemetry.tracing import Served, Tracer
 
 TENANT_KEY = "smolserve.tenant"
 """In the ASGI scope of a request that this process makes itself: whom it is for."""
@@ -29,21 +30,30 @@ SECURITY_HEADERS = (
 
 _QUIET_PATHS = frozenset({"/health/live", "/health/ready", "/metrics"})
 _CLIENT_LEFT = 499
+_TRACE_HEADERS = ("traceparent", "tracestate")
 
 
 class ExchangeMiddleware:
     """Gives each request its ids and its log line, and each exception its response."""
 
-    def __init__(self, app: ASGIApp, *, log: FilteringBoundLogger, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        log: FilteringBoundLogger,
+        metrics: Metrics,
+        tracer: Tracer | None = None,
+    ) -> None:
         self._app = app
         self._log = log
         self._metrics = metrics
+        self._tracer = tracer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = Exchange.open(scope)
+        exchange = self._open(scope)
 
         async def send_with_ids(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -68,6 +78,15 @@ class ExchangeMiddleware:
                 await error_response(error)(scope, receive, send_with_ids)
         finally:
             self._write_line(scope, exchange)
+            if exchange.trace is not None:
+                exchange.trace.end(_describe(scope, exchange))
+
+    def _open(self, scope: Scope) -> Exchange:
+        exchange = Exchange.open(scope)
+        if self._tracer is not None and scope["path"] not in _QUIET_PATHS:
+            exchange.trace = self._tracer.begin(_read_carrier(scope), exchange.started_at)
+            exchange.facts["trace_id"] = exchange.trace.trace_id
+        return exchange
 
     def _count(self, error: SmolserveError) -> None:
         if not isinstance(error, EngineError) or error.code == "engine_unavailable":
@@ -100,6 +119,35 @@ class ApiKeyMiddleware:
             authorization = read_header(scope, b"authorization")
             Exchange.of(scope).tenant = self._keys.authenticate(authorization)
         await self._app(scope, receive, send)
+
+
+def _read_carrier(scope: Scope) -> dict[str, str]:
+    """The headers by which a client names the trace that its request is part of."""
+    found = {name: read_header(scope, name.encode()) for name in _TRACE_HEADERS}
+    return {name: value.decode("latin-1") for name, value in found.items() if value is not None}
+
+
+def _describe(scope: Scope, exchange: Exchange) -> Served:
+    return Served(
+        method=scope["method"],
+        path=scope["path"],
+        route=_find_route(scope),
+        status=exchange.status,
+        request_id=exchange.request_id,
+        is_internal=TENANT_KEY in scope,
+        facts=exchange.facts,
+    )
+
+
+def _find_route(scope: Scope) -> str | None:
+    """The path with its parameters' names; FastAPI tells a route's own for some of them only."""
+    if "endpoint" not in scope:
+        return None
+    path: str = scope["path"]
+    for name, value in scope.get("path_params", {}).items():
+        before, _, after = path.rpartition(str(value))
+        path = f"{before}{{{name}}}{after}"
+    return path
 
 
 def _add_headers(message: MutableMapping[str, Any], exchange: Exchange) -> None:

@@ -205,8 +205,12 @@ def count_usage(choices: Sequence[Choice]) -> dict[str, object]:
         },
         "completion_tokens_details": {
             "reasoning_tokens": sum(choice.parser.num_reasoning_tokens for choice in choices),
-            "accepted_prediction_tokens": 0,
-            "rejected_prediction_tokens": 0,
+            "accepted_prediction_tokens": sum(
+                choice.stream.num_accepted_tokens for choice in choices
+            ),
+            "rejected_prediction_tokens": sum(
+                choice.stream.num_rejected_tokens for choice in choices
+            ),
             "audio_tokens": 0,
             "text_tokens": num_output,
         },

@@ -125,7 +125,7 @@ Message = Annotated[
 
 
 class Prediction(Schema):
-    """Text that the answer is expected to repeat. Nothing is computed ahead from it (yet)."""
+    """Text that the answer is expected to repeat; where it does, several tokens come in a step."""
 
     type: Literal["content"]
     content: Content

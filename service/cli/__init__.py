@@ -10,7 +10,7 @@ import typer
 from service import __version__
 from service.errors import SmolserveError
 
-_COMMANDS = ("serve", "models", "gguf")
+_COMMANDS = ("serve", "top", "models", "gguf")
 """Each is a module here, with an `app` that has the command."""
 
 

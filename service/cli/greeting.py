@@ -67,8 +67,10 @@ def _list_choices(started: Started) -> Iterable[str]:
     if engine.rope_scaling > 1:
         length = f"{started.model.context_len:,} tokens"
         yield _row("context", f"{length}, stretched {engine.rope_scaling:g} times by YaRN")
-    repacked = any(ready.extra_buffers for ready in started.workers.values())
+    ready = list(started.workers.values())
+    repacked = any(worker.extra_buffers for worker in ready)
     yield _row("weights", "repacked for this CPU" if repacked else "as in the file")
+    yield _row("CPU code", ", ".join(sorted({worker.cpu_variant for worker in ready})))
 
 
 def _list_memory(started: Started) -> Iterable[str]:

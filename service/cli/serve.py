@@ -63,7 +63,7 @@ def serve(**options: str | None) -> None:
     names = {setting.name.replace(".", "_"): setting.name for setting in list_settings()}
     given = {names[key]: value for key, value in options.items() if value is not None}
     settings = Settings.load(given)
-    configure_logging(settings.log_level, settings.log_format)
+    configure_logging(settings.log_level, settings.log_format, with_content=settings.log_prompts)
     listener = bind(settings.host, settings.port)
     with listener:
         _serve(settings, listener)

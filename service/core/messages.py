@@ -28,6 +28,8 @@ class Submit(msgspec.Struct, frozen=True, kw_only=True, tag="submit"):
     """Lower is served first."""
     num_logprobs: int | None = None
     constraint: Constraint | None = None
+    prediction: list[int] | None = None
+    """What the client thinks the output will be."""
     num_generated: int = 0
     """How many of the prompt's last tokens are output, which a worker that died had generated."""
 
@@ -74,6 +76,10 @@ class SequenceOutput(msgspec.Struct, frozen=True, array_like=True):
     """Prompt tokens that were not computed, because the cache had them."""
     logprobs: list[TokenLogprobs | None] | None = None
     """One for each of `token_ids`, where asked for; None for a token that was not drawn."""
+    num_accepted: int = 0
+    """Tokens of the client's prediction that were computed ahead and proved right."""
+    num_rejected: int = 0
+    """Those that proved wrong."""
 
 
 class ClassStats(msgspec.Struct, frozen=True, array_like=True):
@@ -136,6 +142,10 @@ class StepStats(msgspec.Struct, frozen=True, array_like=True):
     classes: list[ClassStats]
     cache: CacheStats | None = None
     """None where nothing of it changed since the last report."""
+    num_draft_tokens: int = 0
+    """Rows of this step that compute guesses; not among the decode tokens."""
+    num_accepted_tokens: int = 0
+    """Guesses that were right."""
 
 
 class DeviceMemory(msgspec.Struct, frozen=True, kw_only=True):
@@ -156,6 +166,8 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     extra_buffers: bool
     """Whether repacked weight copies (AMX and the like) are in use."""
     load_seconds: float
+    cpu_variant: str = ""
+    """Which of the build's variants of CPU code runs; for people."""
     can_copy: bool = True
     """Whether computed tokens can be moved between slots; if not, they are computed again."""
     gpus: tuple[DeviceMemory, ...] = ()

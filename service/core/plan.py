@@ -133,17 +133,26 @@ class Draw:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Compute `tokens[start:end]` of a sequence in its slot; then draw a token, or not."""
+    """Compute `tokens[start:end]` of a sequence in its slot; then draw a token, or not.
+
+    Where a token is drawn, `drafts` may guess it and what follows. They are computed in the same
+    pass, each where it would stand, and those that turn out wrong leave nothing in the slot.
+    """
 
     slot: int
     tokens: Tokens
     start: int
     end: int
     draw: Draw | None
+    drafts: tuple[int, ...] = ()
 
     @property
     def num_tokens(self) -> int:
         return self.end - self.start
+
+    @property
+    def num_rows(self) -> int:
+        return self.end - self.start + len(self.drafts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,3 +204,5 @@ class StepResult:
     copies: list[CopyTime] = field(default_factory=list[CopyTime])
     ended: frozenset[int] = frozenset()
     """Indices in `tokens` of those that complete what a constraint asks for."""
+    followers: dict[int, list[int]] = field(default_factory=dict[int, list[int]])
+    """By index in `tokens`: what was drawn behind it, one token for each draft that was right."""

@@ -5,6 +5,7 @@ from typing import Literal
 import msgspec
 
 from service.core.sampling import SamplingParams
+from service.core.trace import TraceContext
 
 FinishReason = Literal["stop", "length", "abort", "error"]
 """`abort` and `error` never reach a client: it left, or gets an error body."""
@@ -51,7 +52,11 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Its tenant's share of the machine against other tenants of the same priority; positive."""
     timeout_seconds: float | None = None
     """How long it may take, waiting included; None is as long as it needs."""
+    prediction: list[int] | None = None
+    """What the client thinks the output will be, in tokens; makes it faster where it is right."""
     num_logprobs: int | None = None
     """Most probable tokens to report at each position; None reports nothing, 0 the drawn one."""
     constraint: Constraint | None = None
     thinking: ThinkingBudget | None = None
+    trace: TraceContext | None = None
+    """What its stages are children of, where it is traced."""

@@ -58,6 +58,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens of the longest text that is made a vector of; 0 makes none."""
     log_level: str = "info"
     log_format: LogFormat = "auto"
+    log_prompts: bool = False
+    """Whether log lines may quote prompts and answers."""
     simulate: SimulatedModel | None = None
     scheduler: SchedulerConfig = SchedulerConfig()
 

@@ -113,7 +113,7 @@ class Constraints:
             if row.matcher.is_stopped():
                 ended.append(index)
                 if row.matcher.is_error():
-                    logger.warning("constraint_failed", reason=row.matcher.get_error())
+                    logger.warning("constraint_failed", content=row.matcher.get_error())
         return ended
 
     def close(self) -> None:
@@ -139,7 +139,7 @@ class Constraints:
             self._tokenizer = build_tokenizer(list_tokens(self._tokens), self._spell)
         matcher = compile_grammar(grammar, self._tokenizer)
         if matcher.is_error():
-            logger.warning("constraint_failed", reason=matcher.get_error())
+            logger.warning("constraint_failed", content=matcher.get_error())
         return matcher
 
     def _spell(self, text: str) -> list[int]:
@@ -193,4 +193,4 @@ def _read_on(row: _Row) -> None:
         row.is_bound = True
         fresh = fresh[fresh.index(begin) + 1 :]
     if fresh and not row.matcher.consume_tokens(fresh):
-        logger.warning("constraint_failed", reason=row.matcher.get_error())
+        logger.warning("constraint_failed", content=row.matcher.get_error())

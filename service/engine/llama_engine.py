@@ -1,7 +1,8 @@
 """The engine that computes: llama.cpp contexts, one per size class, over one model."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ from service.core.request import Constraint
 from service.core.sampling import TokenLogprobs
 from service.engine.config import EngineConfig
 from service.engine.constraints import Constraints
+from service.engine.drafts import follow
 from service.engine.embedder import Embedder
 from service.engine.engine import Files, transfer
 from service.engine.fingerprint import Computation, fingerprint
@@ -44,10 +46,20 @@ from service.kvcache.size_class import SizeClass, parse_size_classes
 from service.llama.context import ContextShape, LlamaContext
 from service.llama.devices import Devices
 from service.llama.model import LlamaModel
-from service.llama.shared_library import library_files
 from service.llama.snapshot import Layout, Snapshot, cut, parse_snapshot
+from service.llama.variants import find_cpu_library, library_files, name_variant
 
 FILLER_TOKEN = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """What a step drew, as `StepResult` has it."""
+
+    tokens: list[int] = field(default_factory=list[int])
+    logprobs: dict[int, TokenLogprobs] = field(default_factory=dict[int, TokenLogprobs])
+    ended: set[int] = field(default_factory=set[int])
+    followers: dict[int, list[int]] = field(default_factory=dict[int, list[int]])
 
 
 class LlamaEngine:
@@ -101,6 +113,7 @@ class LlamaEngine:
             kv_bytes=sum(memory.kv_bytes for memory in memories),
             compute_bytes=sum(memory.compute_bytes for memory in memories),
             extra_buffers=self._model.has_extra_buffers,
+            cpu_variant=name_variant(find_cpu_library()),
             load_seconds=self._load_seconds,
             gpus=self._gpus(),
         )
@@ -109,9 +122,7 @@ class LlamaEngine:
         copies: list[CopyTime] = []
         for operation in plan.operations:
             self._operate(operation, copies)
-        tokens: list[int] = []
-        logprobs: dict[int, TokenLogprobs] = {}
-        ended: set[int] = set()
+        taken = _Taken()
         seconds = 0.0
         masks = self._constraints.start(_list_draws(plan))
         for context_plan in plan.contexts:
@@ -129,11 +140,16 @@ class LlamaEngine:
                 kept = KeptLogits(logits, draws)
                 masks.apply(logits, draws)
                 drawn = draw_tokens(logits, draws, positions, self._eog)
-                ended.update(len(tokens) + row for row in self._constraints.finish(draws, drawn))
-                for row, measured in kept.measure(drawn).items():
-                    logprobs[len(tokens) + row] = measured
-                tokens += drawn
-        return StepResult(tokens, seconds, logprobs, copies, frozenset(ended))
+                ended = self._constraints.finish(draws, drawn)
+                _take(context, context_plan, drawn, kept.measure(drawn), ended, taken)
+        return StepResult(
+            taken.tokens,
+            seconds,
+            taken.logprobs,
+            copies,
+            frozenset(taken.ended),
+            taken.followers,
+        )
 
     def embed(self, tokens: Tokens, start: int, end: int) -> npt.NDArray[np.float64]:
         assert self._embedder is not None, "a text came where none is taken"
@@ -213,6 +229,7 @@ def _shape(size: SizeClass, config: EngineConfig) -> ContextShape:
         slot_len=size.slot_len,
         # A step's prompt budget, and a row for each slot beside it.
         batch_len=config.scheduler.step_tokens + size.num_slots,
+        num_drafts=config.scheduler.step_drafts,
         threads=config.threads,
         kv_type=config.kv_type,
         flash_attention=config.chosen_flash_attention,
@@ -225,14 +242,49 @@ def _list_draws(plan: Plan) -> list[Draw]:
 
 
 def _collect_draws(plan: ContextPlan) -> tuple[list[Draw], list[int]]:
-    """The draws of a plan, in the order of their logits, and the positions they are for."""
+    """The draws of a plan, in the order of their logits, and the positions they are for.
+
+    A chunk with drafts has a draw for each of them as well.
+    """
     draws: list[Draw] = []
     positions: list[int] = []
     for chunk in plan.chunks:
         if chunk.draw is not None:
             draws.append(chunk.draw)
             positions.append(chunk.end)
+            for num_before in range(1, len(chunk.drafts) + 1):
+                draws.append(chunk.draw)
+                positions.append(chunk.end + num_before)
     return draws, positions
+
+
+def _take(
+    context: LlamaContext,
+    plan: ContextPlan,
+    drawn: list[int],
+    measured: Mapping[int, TokenLogprobs],
+    ended: Container[int],
+    taken: _Taken,
+) -> None:
+    """Add a token for each chunk that asks, and those behind right drafts; forget wrong drafts.
+
+    `drawn`, `measured` and `ended` go by rows of logits.
+    """
+    row = 0
+    for chunk in plan.chunks:
+        if chunk.draw is None:
+            continue
+        index = len(taken.tokens)
+        taken.tokens.append(drawn[row])
+        if row in measured:
+            taken.logprobs[index] = measured[row]
+        if row in ended:
+            taken.ended.add(index)
+        if chunk.drafts:
+            followers = follow(drawn[row : row + 1 + len(chunk.drafts)], chunk.drafts)
+            taken.followers[index] = followers
+            context.truncate(chunk.slot, chunk.end + len(followers))
+        row += 1 + len(chunk.drafts)
 
 
 def _fill_batch(context: LlamaContext, plan: ContextPlan) -> int:
@@ -259,6 +311,16 @@ def _fill_chunk(context: LlamaContext, chunk: Chunk, row: int) -> int:
         batch.output[row : end - 1] = 0
     batch.slot[row:end] = chunk.slot
     batch.output[end - 1] = chunk.draw is not None
+    return _fill_drafts(context, chunk, end) if chunk.drafts else end
+
+
+def _fill_drafts(context: LlamaContext, chunk: Chunk, row: int) -> int:
+    batch = context.batch
+    end = row + len(chunk.drafts)
+    batch.token[row:end] = chunk.drafts
+    batch.pos[row:end] = np.arange(chunk.end, chunk.end + len(chunk.drafts))
+    batch.slot[row:end] = chunk.slot
+    batch.output[row:end] = 1
     return end
 
 

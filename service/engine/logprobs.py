@@ -3,12 +3,13 @@
 They are of the model's own distribution, before penalties, biases, masks and temperature.
 """
 
+import math
+
 import numpy as np
-import numpy.typing as npt
 
 from service.core.plan import Draw
 from service.core.sampling import TokenLogprobs
-from service.engine.sampling import Logits
+from service.engine.distribution import Logits, find_floor
 
 
 class KeptLogits:
@@ -27,27 +28,30 @@ class KeptLogits:
 
     def measure(self, tokens: list[int]) -> dict[int, TokenLogprobs]:
         """By row, for the rows that ask; `tokens[row]` was drawn from it."""
-        if not self._rows:
-            return {}
-        chosen = self._logits[np.arange(len(self._rows)), [tokens[row] for row in self._rows]]
-        totals = _log_sum_exp(self._logits)
         return {
-            row: TokenLogprobs(float(value - total), _find_top(logits, num_top, total))
-            for row, num_top, logits, value, total in zip(
-                self._rows, self._num_top, self._logits, chosen, totals, strict=True
-            )
+            row: _measure(logits, tokens[row], num_top)
+            for row, num_top, logits in zip(self._rows, self._num_top, self._logits, strict=True)
         }
 
 
-def _log_sum_exp(logits: Logits) -> npt.NDArray[np.float64]:
-    """Of each row; what turns its logits into logprobs."""
-    highest = logits.max(axis=1)
-    return highest + np.log(np.exp(logits - highest[:, None]).sum(axis=1, dtype=np.float64))
+def _measure(logits: Logits, token: int, num_top: int) -> TokenLogprobs:
+    top = _find_top(logits, num_top)
+    total = _log_sum_exp(logits)
+    chosen, *logprobs = (value - total for value in logits[[token, *top]].tolist())
+    return TokenLogprobs(chosen, list(zip(top, logprobs, strict=True)))
 
 
-def _find_top(logits: Logits, num_top: int, total: np.float64) -> list[tuple[int, float]]:
+def _find_top(logits: Logits, num_top: int) -> list[int]:
+    """The most probable ones, best first; equal ones in order of id."""
     if num_top == 0:
         return []
-    top = np.argpartition(logits, -num_top)[-num_top:]
-    top = top[np.lexsort((top, -logits[top]))]
-    return [(int(token), float(logits[token] - total)) for token in top]
+    best = np.flatnonzero(logits >= find_floor(logits, num_top))
+    return best[np.argsort(-logits[best], kind="stable")][:num_top].tolist()
+
+
+def _log_sum_exp(logits: Logits) -> float:
+    """What turns logits into logprobs."""
+    highest = logits.max()
+    weights = logits - highest
+    np.exp(weights, out=weights)
+    return float(highest) + math.log(weights.sum(dtype=np.float64))

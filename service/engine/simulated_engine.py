@@ -18,7 +18,9 @@ import numpy.typing as npt
 from service.core.messages import Ready
 from service.core.plan import (
     Archive,
+    Chunk,
     ContextPlan,
+    Draw,
     Drop,
     Erase,
     Load,
@@ -35,6 +37,7 @@ from service.core.plan import (
 from service.core.request import Constraint
 from service.core.sampling import TokenLogprobs
 from service.engine.config import SimulatedModel
+from service.engine.drafts import follow
 from service.engine.engine import Files, transfer
 from service.engine.snapshot_file import Bytes
 from service.kvcache.costs import Costs
@@ -98,13 +101,14 @@ class SimulatedEngine:
             self._operate(operation)
         tokens: list[int] = []
         logprobs: dict[int, TokenLogprobs] = {}
+        followers: dict[int, list[int]] = {}
         num_rows = 0
         for context in plan.contexts:
-            num_rows += self._compute(context, tokens, logprobs)
+            num_rows += self._compute(context, tokens, logprobs, followers)
         seconds = self._model.step_seconds + num_rows * self._model.row_seconds
         if seconds:
             self._sleep(seconds)
-        return StepResult(tokens, seconds, logprobs)
+        return StepResult(tokens, seconds, logprobs, followers=followers)
 
     def embed(self, tokens: Tokens, start: int, end: int) -> npt.NDArray[np.float64]:
         """A hash of what was before decides each token's share."""
@@ -173,7 +177,11 @@ class SimulatedEngine:
         return [np.frombuffer(self._segments[segment_id], np.uint8)]
 
     def _compute(
-        self, context: ContextPlan, drawn: list[int], logprobs: dict[int, TokenLogprobs]
+        self,
+        context: ContextPlan,
+        drawn: list[int],
+        logprobs: dict[int, TokenLogprobs],
+        followers: dict[int, list[int]],
     ) -> int:
         slots = self._slots[context.class_index]
         slot_len = self._classes[context.class_index].slot_len
@@ -185,17 +193,36 @@ class SimulatedEngine:
             assert len(held) == chunk.start < chunk.end <= slot_len
             held += chunk.tokens[chunk.start : chunk.end]
             self._kill_if_deadly(held[chunk.start :])
-            num_rows += chunk.end - chunk.start
+            num_rows += chunk.num_rows
             if chunk.draw is not None:
-                token = next_token(held, self._model.num_vocab)
-                if token in self.eog_tokens and chunk.draw.params.ignore_eos:
-                    token += 1
+                token = self._draw(held, chunk.draw)
                 if chunk.draw.num_logprobs is not None:
                     # It could have been no other token.
                     certain = [(token, 0.0)][: chunk.draw.num_logprobs]
                     logprobs[len(drawn)] = TokenLogprobs(0.0, certain)
+                if chunk.drafts:
+                    assert chunk.end + len(chunk.drafts) <= slot_len
+                    followers[len(drawn)] = self._follow(held, token, chunk)
                 drawn.append(token)
         return num_rows
+
+    def _draw(self, held: Tokens, draw: Draw) -> int:
+        token = next_token(held, self._model.num_vocab)
+        if token in self.eog_tokens and draw.params.ignore_eos:
+            token += 1
+        return token
+
+    def _follow(self, held: Tokens, token: int, chunk: Chunk) -> list[int]:
+        """Keep the guesses that are right in the slot; what is drawn behind them."""
+        assert chunk.draw is not None
+        guessed = held[:]
+        drawn = [token]
+        for draft in chunk.drafts:
+            guessed.append(draft)
+            drawn.append(self._draw(guessed, chunk.draw))
+        followers = follow(drawn, chunk.drafts)
+        held.extend(chunk.drafts[: len(followers)])
+        return followers
 
 
 def next_token(tokens: Tokens, num_vocab: int) -> int:

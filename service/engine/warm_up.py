@@ -18,6 +18,7 @@ NUM_TOKENS = 32
 CUT_AT = 13
 CROPPED_LEN = 29
 FIRST_TOKEN = 100
+ROWS_OF_ONE_SLOT = 8
 TOLERANCE = 0.01
 """Of the logits' standard deviation. A snapshot read wrongly is off by about 1."""
 
@@ -30,26 +31,33 @@ def warm_up(context: LlamaContext) -> None:
 
 
 def measure_decoding(context: LlamaContext) -> tuple[float, float]:
-    """Seconds of a pass, and of each row in it, when short sequences decode in all slots."""
-    one = _time_rows(context, 1)
-    if context.num_slots == 1:
-        return one, 0.0
-    row = max(0.0, _time_rows(context, context.num_slots) - one) / (context.num_slots - 1)
+    """Seconds of a pass, and of each row in it, when short sequences decode in all slots.
+
+    Of a single slot, when it has some rows, as with drafts.
+    """
+    num_slots = context.num_slots
+    rows_each = 1 if num_slots > 1 else ROWS_OF_ONE_SLOT
+    one = _time_rows(context, 1, 1)
+    many = _time_rows(context, num_slots, rows_each)
+    row = max(0.0, many - one) / (num_slots * rows_each - 1)
     return max(0.0, one - row), row
 
 
-def _time_rows(context: LlamaContext, num_slots: int) -> float:
-    """The shorter of two steps that continue `num_slots` sequences."""
+def _time_rows(context: LlamaContext, num_slots: int, rows_each: int) -> float:
+    """The shorter of two steps that continue `num_slots` sequences by so many tokens each."""
     batch = context.batch
+    num_rows = num_slots * rows_each
+    num_outputs = min(num_rows, context.num_outputs)
     seconds: list[float] = []
-    for position in range(3):
-        batch.token[:num_slots] = FIRST_TOKEN
-        batch.pos[:num_slots] = position
-        batch.slot[:num_slots] = np.arange(num_slots)
-        batch.output[:num_slots] = 1
+    for step in range(3):
+        batch.token[:num_rows] = FIRST_TOKEN
+        batch.pos[:num_rows] = step * rows_each + np.tile(np.arange(rows_each), num_slots)
+        batch.slot[:num_rows] = np.repeat(np.arange(num_slots), rows_each)
+        batch.output[:num_rows] = 0
+        batch.output[num_rows - num_outputs : num_rows] = 1
         started = time.perf_counter()
-        context.decode(num_slots)
-        context.logits(num_slots)
+        context.decode(num_rows)
+        context.logits(num_outputs)
         seconds.append(time.perf_counter() - started)
     for slot in range(num_slots):
         context.truncate(slot, 0)

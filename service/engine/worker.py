@@ -197,6 +197,8 @@ class Worker:
             num_preemptions=self._scheduler.num_preemptions,
             classes=describe_classes(self._allocator),
             cache=self._describe_changes(),
+            num_draft_tokens=self._scheduler.num_drafted if plan.contexts else 0,
+            num_accepted_tokens=self._scheduler.num_accepted if plan.contexts else 0,
         )
         self._channel.send(StepReport(outputs=outputs, stats=stats))
 
@@ -230,7 +232,8 @@ def main() -> int:
     # drains and then decides when workers end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    configure_logging(config.engine.log_level, config.engine.log_format)
+    engine = config.engine
+    configure_logging(engine.log_level, engine.log_format, with_content=engine.log_prompts)
     channel = Channel(config)
     try:
         engine = open_engine(config.engine)

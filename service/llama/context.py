@@ -33,6 +33,8 @@ class ContextShape:
     batch_len: int
     """Most tokens that one `decode` takes."""
     threads: int
+    num_drafts: int = 0
+    """Rows beside one for each slot whose logits one `decode` gives."""
     kv_type: KvType = "f16"
     flash_attention: FlashAttention = "auto"
     rope_scaling: float = 1.0
@@ -66,6 +68,8 @@ class LlamaContext:
         self._magic: int | None = None
         self._restore_buffer: Bytes = np.empty(0, np.uint8)
         self.num_slots = shape.num_slots
+        self.num_outputs = shape.num_slots + shape.num_drafts
+        """Rows whose logits one `decode` gives at most."""
         self.slot_len = llama_cpp.llama_n_ctx_seq(handle)
         self.batch = Batch(shape.batch_len)
 
@@ -148,7 +152,9 @@ def _parameters(model: LlamaModel, shape: ContextShape) -> llama_cpp.llama_conte
     slot_len = -(-shape.slot_len // CELL_ALIGNMENT) * CELL_ALIGNMENT
     params.n_ctx = slot_len * shape.num_slots
     params.n_seq_max = shape.num_slots
-    params.n_outputs_max = shape.batch_len if shape.gives_states else shape.num_slots
+    params.n_outputs_max = (
+        shape.batch_len if shape.gives_states else shape.num_slots + shape.num_drafts
+    )
     params.embeddings = shape.gives_states
     params.pooling_type = llama_cpp.LLAMA_POOLING_TYPE_NONE
     params.n_batch = shape.batch_len

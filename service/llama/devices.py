@@ -14,7 +14,7 @@ import msgspec
 from service.core.messages import DeviceMemory
 from service.errors import LlamaError
 from service.llama.library import initialise
-from service.llama.shared_library import bind, load
+from service.llama.shared_library import bind, load_library
 
 _CPU, _GPU = 0, 1
 """ggml_backend_dev_type; integrated GPUs, which share main memory, are another."""
@@ -29,14 +29,14 @@ class Devices:
     def __init__(self) -> None:
         """Raises LlamaError if the shared libraries are not where llama_cpp keeps them."""
         initialise()
-        registry, base = load("libggml"), load("libggml-base")
+        library = load_library()
         pointer, size = ctypes.c_void_p, ctypes.c_size_t
-        self._count = bind(registry, "ggml_backend_dev_count", size)
-        self._get = bind(registry, "ggml_backend_dev_get", pointer, size)
-        self._type = bind(base, "ggml_backend_dev_type", ctypes.c_int, pointer)
-        self._name = bind(base, "ggml_backend_dev_name", ctypes.c_char_p, pointer)
+        self._count = bind(library, "ggml_backend_dev_count", size)
+        self._get = bind(library, "ggml_backend_dev_get", pointer, size)
+        self._type = bind(library, "ggml_backend_dev_type", ctypes.c_int, pointer)
+        self._name = bind(library, "ggml_backend_dev_name", ctypes.c_char_p, pointer)
         sizes = ctypes.POINTER(size)
-        self._memory = bind(base, "ggml_backend_dev_memory", None, pointer, sizes, sizes)
+        self._memory = bind(library, "ggml_backend_dev_memory", None, pointer, sizes, sizes)
 
     def gpus(self) -> list[DeviceMemory]:
         return list(self._of_type(_GPU))

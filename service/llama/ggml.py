@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from service.errors import LlamaError
-from service.llama.shared_library import bind, load
+from service.llama.shared_library import bind, load_library
+from service.llama.variants import find_cpu_library
 
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
@@ -30,7 +31,7 @@ class Ggml:
 
     def __init__(self) -> None:
         """Raises LlamaError if the shared libraries are not where llama_cpp keeps them."""
-        base, cpu = load("libggml-base"), load("libggml-cpu")
+        base, cpu = load_library(), ctypes.CDLL(str(find_cpu_library()))
         pointer, length = ctypes.c_void_p, ctypes.c_int64
         self._init = bind(base, "ggml_init", pointer, _InitParams)
         self._free = bind(base, "ggml_free", None, pointer)

@@ -2,12 +2,15 @@
 
 import ctypes
 import logging
+import os
 import re
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import llama_cpp
+
+from service.llama.shared_library import FOLDER, bind, load_library
 
 logger = logging.getLogger("service.llama")
 
@@ -27,7 +30,17 @@ def initialise() -> None:
     """Make the library ready and its log ours. May be called any number of times."""
     logger.setLevel(logging.DEBUG)
     llama_cpp.llama_log_set(_forward_log, ctypes.c_void_p(0))
+    _load_modules()
     llama_cpp.llama_backend_init()
+
+
+def _load_modules() -> None:
+    """Have ggml load its backends if this build has them in modules, the best CPU variant last."""
+    library = load_library()
+    count = bind(library, "ggml_backend_reg_count", ctypes.c_size_t)
+    load_all = bind(library, "ggml_backend_load_all_from_path", None, ctypes.c_char_p)
+    if count() == 0:
+        load_all(os.fsencode(FOLDER))
 
 
 @dataclass(slots=True, kw_only=True)

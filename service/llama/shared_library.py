@@ -1,4 +1,4 @@
-"""ggml's own shared libraries, beside the one that llama_cpp binds; ctypes opens each once."""
+"""Functions that llama_cpp does not bind, by their names, from the libraries that are in use."""
 
 import ctypes
 from collections.abc import Callable
@@ -9,22 +9,22 @@ import llama_cpp
 
 from service.errors import LlamaError
 
-_FOLDER = Path(llama_cpp.__file__).parent / "lib"
-_SUFFIXES = (".so", ".dylib")
+FOLDER = Path(llama_cpp.__file__).parent / "lib"
+SUFFIXES = (".so", ".dylib")
 
 
-def load(name: str) -> ctypes.CDLL:
-    """Raises LlamaError if the library is not where llama_cpp keeps them."""
-    for suffix in _SUFFIXES:
-        path = _FOLDER / f"{name}{suffix}"
+def load_library() -> ctypes.CDLL:
+    """libllama, through which all that it is linked to is found: ggml's base and its registry.
+
+    Those must not be opened by their own names: a wheel has copies where a build has links, so that
+    would load them a second time, with a registry of their own.
+
+    Raises LlamaError if the library is not where llama_cpp keeps it.
+    """
+    for path in (FOLDER / f"libllama{suffix}" for suffix in SUFFIXES):
         if path.exists():
             return ctypes.CDLL(str(path))
-    raise LlamaError(f"{name} is not in {_FOLDER}; reinstall llama-cpp-python")
-
-
-def library_files() -> list[Path]:
-    """The libraries that compute: llama.cpp's own and ggml's, with their backends."""
-    return sorted(path for path in _FOLDER.glob("lib*") if path.suffix in _SUFFIXES)
+    raise LlamaError(f"libllama is not in {FOLDER}; reinstall llama-cpp-python")
 
 
 def bind(library: ctypes.CDLL, name: str, result: Any, *arguments: Any) -> Callable[..., Any]:  # noqa: ANN401 - ctypes' types are values

@@ -1,6 +1,7 @@
 """A request between admission and its end, whatever becomes of the workers it is in."""
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from service.core.messages import Submit
 from service.core.plan import Tokens, make_tokens
@@ -13,9 +14,17 @@ PROOF_TOKENS = 2
 computation gave, and one of a decoding step, which runs other code."""
 
 
+class Resubmission(NamedTuple):
+    """It was sent to a worker again, after another one died."""
+
+    time: float
+    worker: int
+    num_generated: int
+
+
 @dataclass(slots=True, kw_only=True)
 class Flight:
-    """Times are of the event loop's clock."""
+    """Times are of the pool's clock."""
 
     sequence_id: int
     request: GenerationRequest
@@ -26,11 +35,14 @@ class Flight:
     num_public: int = 0
     """Leading prompt tokens that all tenants share."""
     session: Session | None = None
+    began: float = 0.0
+    """When the step began that ran it first."""
     first_token: float = 0.0
     last_token: float = 0.0
     worker: int | None = None
     """None while it waits for one."""
     num_placements: int = 0
+    resubmissions: tuple[Resubmission, ...] = ()
     output: Tokens = field(default_factory=make_tokens)
     is_running: bool = False
     """Whether its present worker has begun it."""
@@ -56,8 +68,10 @@ class Flight:
         """What a worker starts from: the request's prompt and what it was already answered."""
         return [*self.request.prompt, *self.output]
 
-    def enter(self, worker: int) -> Submit:
+    def enter(self, worker: int, now: float) -> Submit:
         """Be a worker's from now on; what it is told."""
+        if self.num_placements:
+            self.resubmissions += (Resubmission(now, worker, len(self.output)),)
         self.worker = worker
         self.num_placements += 1
         request = self.request
@@ -74,6 +88,7 @@ class Flight:
             num_logprobs=request.num_logprobs,
             constraint=request.constraint,
             thinking=request.thinking,
+            prediction=request.prediction,
             num_generated=len(self.output),
         )
 

@@ -1,6 +1,7 @@
 """Which worker a request is in; those that none can take now wait here."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -39,11 +40,13 @@ class Placement:
         *,
         num_slots: int,
         num_cells: int,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`num_slots` is how many one worker has, and `num_cells` how many tokens they hold."""
         self._num_slots = num_slots
         self._supervisors = supervisors
         self._metrics = metrics
+        self._clock = clock
         self._memories = [PrefixMemory(2 * num_cells // BLOCK) for _ in supervisors]
         self._trials: dict[int, _Trial] = {}
         self._waiting: dict[int, Flight] = {}
@@ -121,7 +124,7 @@ class Placement:
                 num_generated=len(flight.output),
                 num_deaths=flight.num_deaths,
             )
-        taker.send(flight.enter(taker.number))
+        taker.send(flight.enter(taker.number, self._clock()))
         if session is not None:
             session.worker = taker.number
             if session.is_removed:  # while this waited; what it leaves is freed as well

@@ -19,7 +19,7 @@ from service.core.messages import (
     SequenceOutput,
     StepReport,
 )
-from service.core.request import GenerationRequest
+from service.core.request import FinishReason, GenerationRequest
 from service.engine.config import EngineConfig
 from service.errors import EngineUnavailable, QueueFull, WorkerDied
 from service.kvcache.size_class import parse_size_classes
@@ -37,6 +37,8 @@ from service.telemetry.metrics import Metrics
 
 logger = structlog.stdlib.get_logger(__name__)
 
+Witness = Callable[[Flight, FinishReason, float], None]
+"""Told of a request that ended, how and when by the pool's clock."""
 MAX_FAILED_STARTS = 3
 """When every worker failed to start so often in a row, requests wait for none of them any more."""
 MAX_RETRY_AFTER_SECONDS = 60
@@ -54,18 +56,20 @@ class EnginePool:
         metrics: Metrics,
         *,
         sharing: Sharing | None = None,
+        witnesses: Sequence[Witness] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`token_bytes` renders a token of the model that the workers run.
 
-        `sharing` is within tenants by default. `clock` is not the event loop's, which stands still
-        between wake-ups.
+        `sharing` is within tenants by default. `witnesses` are told of each request's end. `clock`
+        is not the event loop's, which stands still between wake-ups.
         """
         self._clock = clock
         self._config = config
         self._token_bytes = token_bytes
         self._metrics = metrics
         self._sharing = sharing or Sharing()
+        self._witnesses = witnesses
         self.sessions = SessionRegistry(
             max_sessions=config.max_sessions, ttl_seconds=config.session_ttl_seconds
         )
@@ -88,7 +92,11 @@ class EnginePool:
             for number in workers
         ]
         self._placement = Placement(
-            self._supervisors, metrics, num_slots=self._num_slots, num_cells=num_cells
+            self._supervisors,
+            metrics,
+            num_slots=self._num_slots,
+            num_cells=num_cells,
+            clock=clock,
         )
         self._flights: dict[int, Flight] = {}
         self._ids = itertools.count(1)
@@ -226,6 +234,14 @@ class EnginePool:
 
     def worker_ready(self, worker: int, pid: int, ready: Ready) -> None:
         self.ready[worker] = ready
+        logger.info(
+            "worker_ready",
+            worker=worker,
+            load_seconds=round(ready.load_seconds, 2),
+            cpu_variant=ready.cpu_variant,
+            repacked=ready.extra_buffers,
+            gpus=[gpu.name for gpu in ready.gpus],
+        )
         if not ready.can_copy:
             logger.warning(
                 "snapshots_off",
@@ -295,8 +311,11 @@ class EnginePool:
         if stream.stage == "queued":
             stream.begin(output.num_cached_tokens)
             # A command that came while the step was being drained is a little older than it.
-            self._metrics.request_began(max(0.0, step_began - flight.submitted))
+            flight.began = max(step_began, flight.submitted)
+            self._metrics.request_began(flight.began - flight.submitted)
         flight.take(output.token_ids)
+        stream.num_accepted_tokens += output.num_accepted
+        stream.num_rejected_tokens += output.num_rejected
         if output.token_ids:
             self._observe_tokens(flight, now)
         stream.push(output.token_ids, output.finish_reason, output.logprobs)
@@ -328,6 +347,7 @@ class EnginePool:
             ttft_seconds=flight.first_token - flight.submitted if flight.first_token else seconds,
             num_tokens=flight.stream.num_output_tokens,
         )
+        self._tell_witnesses(flight, flight.stream.finish_reason, now)
 
     def _abort(self, sequence_id: int) -> None:
         flight = self._flights[sequence_id]
@@ -337,6 +357,11 @@ class EnginePool:
         self._metrics.request_aborted(stage)
         self._send_abort(flight)
         self._placement.fill()
+        self._tell_witnesses(flight, "abort", self._clock())
+
+    def _tell_witnesses(self, flight: Flight, reason: FinishReason, ended: float) -> None:
+        for witness in self._witnesses:
+            witness(flight, reason, ended)
 
     def _send_abort(self, flight: Flight) -> None:
         if flight.worker is not None and self._supervisors[flight.worker].is_ready:
@@ -362,6 +387,7 @@ class EnginePool:
         self._remove(flight)
         self._metrics.request_failed()
         flight.stream.fail(error)
+        self._tell_witnesses(flight, "error", self._clock())
 
     def _remove(self, flight: Flight) -> None:
         del self._flights[flight.sequence_id]

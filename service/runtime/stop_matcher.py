@@ -14,6 +14,9 @@ class StopMatcher:
         self._longest = max(map(len, stops), default=0)
         self._withheld: str = ""
 
+    def __bool__(self) -> bool:
+        return bool(self._stops)
+
     def feed(self, text: str) -> tuple[str, bool]:
         """Text that may be shown, and whether a stop string ended it (and is cut off)."""
         if not self._stops:

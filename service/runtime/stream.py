@@ -55,6 +55,10 @@ class OutputStream:
         self.num_prompt_tokens = len(request.prompt)
         self.num_cached_tokens = 0
         self.num_output_tokens = 0
+        self.num_accepted_tokens = 0
+        """Of the client's prediction: those that were computed ahead and proved right."""
+        self.num_rejected_tokens = 0
+        """Those that proved wrong."""
         self.finish_reason: Literal["stop", "length"] | None = None
         self.stage: Stage = "queued"
         self._on_abort = on_abort
@@ -102,22 +106,20 @@ class OutputStream:
         finish_reason: FinishReason | None,
         logprobs: list[TokenLogprobs | None] | None = None,
     ) -> None:
-        """Take in a step's tokens; a stop string among them ends the stream."""
-        if tokens:
-            self.stage = "decode"
-            self.num_output_tokens += len(tokens)
-            self._tokens += tokens
-            if self._is_scored:
-                read = self._score(tokens, logprobs or repeat(None))
-            else:
-                read = self._detokenizer.feed(tokens)
-            text, is_stopped = self._stops.feed(read)
-            if text:
-                self._text.append(text)
-            if is_stopped:
-                self._finish("stop")
-                return
-        if finish_reason is not None:
+        """Take in a step's tokens; a stop string among them ends the stream.
+
+        What is behind it is not counted, however many tokens the step gave.
+        """
+        if len(tokens) > 1 and self._stops:
+            scores = logprobs or repeat(None)
+            is_stopped = any(
+                self._read([token], [score]) for token, score in zip(tokens, scores, strict=False)
+            )
+        else:
+            is_stopped = bool(tokens) and self._read(tokens, logprobs or repeat(None))
+        if is_stopped:
+            self._finish("stop")
+        elif finish_reason is not None:
             self._finish_with_rest("length" if finish_reason == "length" else "stop")
         elif self._text:
             self._wake()
@@ -127,6 +129,17 @@ class OutputStream:
         if self.stage != "done":
             self._error = error
             self._end()
+
+    def _read(self, tokens: list[int], logprobs: Iterable[TokenLogprobs | None]) -> bool:
+        """Whether a stop string ended the text."""
+        self.stage = "decode"
+        self.num_output_tokens += len(tokens)
+        self._tokens += tokens
+        read = self._score(tokens, logprobs) if self._is_scored else self._detokenizer.feed(tokens)
+        text, is_stopped = self._stops.feed(read)
+        if text:
+            self._text.append(text)
+        return is_stopped
 
     def _score(self, tokens: list[int], logprobs: Iterable[TokenLogprobs | None]) -> str:
         """Their text; what each has of it is noted.

@@ -4,13 +4,26 @@ In a context of streams, one pass takes as many tokens from each of a run of con
 ids; what is left over goes into further passes (llama-batch.cpp, `split_equal`, sequential).
 """
 
-from service.core.plan import ContextPlan
+from collections.abc import Iterable
+
+from service.core.plan import Chunk, ContextPlan, Filler
 
 
 def count_passes(context: ContextPlan) -> int:
     """Passes of one decode call, as long as none exceeds the micro-batch."""
-    lengths = {chunk.slot: chunk.end - chunk.start for chunk in context.chunks}
-    lengths.update((filler.slot, 1) for filler in context.fillers)
+    return count_passes_of(rows_by_slot(context.chunks, context.fillers))
+
+
+def rows_by_slot(chunks: Iterable[Chunk], fillers: Iterable[Filler]) -> dict[int, int]:
+    """How many rows each slot has in the batch."""
+    lengths = {chunk.slot: chunk.num_rows for chunk in chunks}
+    lengths.update((filler.slot, 1) for filler in fillers)
+    return lengths
+
+
+def count_passes_of(lengths: dict[int, int]) -> int:
+    """The same, of so many rows in each slot."""
+    lengths = dict(lengths)
     passes = 0
     while lengths:
         run = _first_run(lengths)

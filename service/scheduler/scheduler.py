@@ -11,6 +11,8 @@ add, abort ──> waiting ──admit──> running ──apply──> outputs
 import itertools
 from collections.abc import Callable
 
+from msgspec.structs import replace
+
 from service.core.messages import SequenceOutput, Submit
 from service.core.plan import Chunk, ContextPlan, Filler, Plan, StepResult
 from service.core.request import FinishReason
@@ -23,6 +25,7 @@ from service.scheduler.loading import Loading, LoadingSequences
 from service.scheduler.pace import Pace
 from service.scheduler.queue import WaitingQueue
 from service.scheduler.sequence import Sequence
+from service.scheduler.speculation import Speculation
 
 USUAL_OUTPUT = 64
 """Tokens. How long answers are taken to be until some have ended."""
@@ -54,9 +57,12 @@ class Scheduler:
         self._mean_output = float(USUAL_OUTPUT)
         self._running: dict[int, Sequence] = {}
         self._pace = Pace(target_seconds=config.target_itl_seconds, max_tokens=config.step_tokens)
+        self._speculation = Speculation(config, allocator.costs, eog_tokens)
         self._plan = Plan()
         self._planned: list[Sequence] = []
         self._num_decode = self._num_prompt = 0
+        self.num_drafted = self.num_accepted = 0
+        """Guesses of the step that was last applied, and how many of them were right."""
 
     @property
     def num_waiting(self) -> int:
@@ -135,15 +141,21 @@ class Scheduler:
         self._allocator.note_copies(result.copies)
         outputs: list[SequenceOutput] = []
         draws = enumerate(result.tokens)
+        self.num_drafted = self.num_accepted = 0
         for sequence, chunk in zip(self._planned, self._plan.chunks(), strict=True):
-            sequence.advance(chunk.end)
-            if chunk.draw is not None:
+            if chunk.draw is None:
+                sequence.advance(chunk.end)
+                if not sequence.is_reported:
+                    outputs.append(_started(sequence))
+            else:
                 index, token = next(draws)
+                followers = result.followers.get(index, [])
+                self._judge_drafts(sequence, len(chunk.drafts), len(followers))
+                sequence.advance(chunk.end + len(followers))
                 measured = result.logprobs.get(index)
                 is_last = index in result.ended
-                outputs.append(self._extend(sequence, token, measured, is_last=is_last))
-            elif not sequence.is_reported:
-                outputs.append(_started(sequence))
+                drawn = [token, *followers]
+                outputs.append(self._extend(sequence, drawn, measured, is_last=is_last))
             sequence.is_reported = True
         return outputs
 
@@ -158,31 +170,50 @@ class Scheduler:
                 self._num_decode += 1
             else:
                 self._num_prompt += chunk.num_tokens
-        if self._num_decode or self._num_prompt:
+        has_drafts = any(chunk.drafts for chunk in self._plan.chunks())
+        if (self._num_decode or self._num_prompt) and not has_drafts:
             self._pace.observe(
                 num_decode=self._num_decode, num_prompt=self._num_prompt, seconds=seconds
             )
         if self._pace.token_seconds:
             self._allocator.costs.prefill_seconds = self._pace.token_seconds
 
+    def _judge_drafts(self, sequence: Sequence, num_drafts: int, num_right: int) -> None:
+        if sequence.drafter is not None:
+            sequence.drafter.learn(num_drafts, num_right)
+        self.num_drafted += num_drafts
+        self.num_accepted += num_right
+
     def _extend(
-        self, sequence: Sequence, token: int, measured: TokenLogprobs | None, *, is_last: bool
+        self,
+        sequence: Sequence,
+        drawn: list[int],
+        measured: TokenLogprobs | None,
+        *,
+        is_last: bool,
     ) -> SequenceOutput:
+        """Only the last of `drawn` can end the sequence; `measured` is of the only one."""
         added: list[int] = []
         reason: FinishReason | None = None
-        if token in self._eog_tokens:
-            reason = "stop"
-        else:
-            added = sequence.append(token)
-            if is_last:
+        for token in drawn:
+            assert not sequence.is_complete
+            if token in self._eog_tokens:
                 reason = "stop"
-            elif sequence.is_complete:
-                reason = "length"
+            else:
+                added += sequence.append(token)
+        if reason is None and is_last:
+            reason = "stop"
+        elif reason is None and sequence.is_complete:
+            reason = "length"
         if reason is not None:
             self._mean_output += SMOOTHING * (sequence.num_output - self._mean_output)
             self._end(sequence)
         logprobs = None if measured is None else [measured, *[None] * len(added)][: len(added)]
-        return SequenceOutput(sequence.id, added, reason, sequence.num_cached, logprobs)
+        output = SequenceOutput(sequence.id, added, reason, sequence.num_cached, logprobs)
+        drafter = sequence.drafter
+        if drafter is None or not drafter.has_prediction:
+            return output
+        return replace(output, num_accepted=drafter.num_accepted, num_rejected=drafter.num_rejected)
 
     def _release(self, sequence: Sequence) -> None:
         assert sequence.slot is not None
@@ -377,14 +408,20 @@ class Scheduler:
             row.sort(key=_slot_index)
         self._planned = [sequence for row in rows for _, sequence, _ in row]
         return [
-            ContextPlan(
-                class_index,
-                [chunk for _, _, chunk in row],
-                self._bridge_holes(class_index, row) if class_index in decoding else [],
-            )
+            self._plan_context(class_index, row, is_decoding=class_index in decoding)
             for class_index, row in enumerate(rows)
             if row
         ]
+
+    def _plan_context(self, class_index: int, row: list[Row], *, is_decoding: bool) -> ContextPlan:
+        chunks = [chunk for _, _, chunk in row]
+        if not is_decoding:
+            return ContextPlan(class_index, chunks, [])
+        fillers = self._bridge_holes(class_index, row)
+        sequences = [sequence for _, sequence, _ in row]
+        if all(sequence.is_decoding for sequence in sequences):
+            chunks = self._speculation.draft(sequences, chunks, fillers)
+        return ContextPlan(class_index, chunks, fillers)
 
     def _close_holes(self) -> None:
         """Keep running slots together, so that they decode in one pass."""

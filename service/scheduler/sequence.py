@@ -4,6 +4,7 @@ from service.core.messages import Submit
 from service.core.plan import Chunk, Draw, Tokens, make_tokens
 from service.kvcache.allocator import Slot
 from service.kvcache.tree import Path, SessionKey
+from service.scheduler.drafter import Drafter
 
 
 class Sequence:
@@ -23,6 +24,7 @@ class Sequence:
         "_draw",
         "_end_token",
         "arrived_at",
+        "drafter",
         "has_loaded",
         "id",
         "is_forgotten",
@@ -69,6 +71,7 @@ class Sequence:
             request.num_logprobs,
             request.constraint,
         )
+        self.drafter = _make_drafter(request)
         thinking = request.thinking
         self._budget_left = _thinking_left(request)
         self._end_token = None if thinking is None else thinking.end_token
@@ -117,6 +120,15 @@ class Sequence:
         draw = self._draw if end == len(self.tokens) else None
         return Chunk(self.slot.index, self.tokens, start, end, draw)
 
+    def draft(self, max_len: int) -> Tokens:
+        """Guesses of the next tokens, as many as it may still have and its slot can hold."""
+        assert self.slot is not None
+        assert self.drafter is not None
+        room = min(max_len, self.num_left - 1, self.slot.length - len(self.tokens))
+        if self._budget_left is not None:
+            room = min(room, self._budget_left - 1)  # a thought is closed behind the last of them
+        return self.drafter.draft(self.tokens, self.num_output, room)
+
     def append(self, token: int) -> list[int]:
         """Add a drawn token; what was added, which closes a thought that spent its budget."""
         added = [token]
@@ -134,6 +146,22 @@ class Sequence:
         """Its slot's cells now hold the first `num_computed` tokens."""
         assert self.slot is not None
         self.num_computed = self.slot.num_held = num_computed
+
+
+def _make_drafter(request: Submit) -> Drafter | None:
+    """None where a draw depends on more than the logits: on tokens before it, or on a grammar.
+
+    Then a guess would have to be right before the next one could be judged.
+    """
+    sampling = request.sampling
+    has_penalties = (
+        sampling.repetition_penalty != 1
+        or sampling.presence_penalty != 0
+        or sampling.frequency_penalty != 0
+    )
+    if has_penalties or request.constraint is not None or request.num_logprobs is not None:
+        return None
+    return Drafter(make_tokens(request.prediction) if request.prediction else None)
 
 
 def _thinking_left(request: Submit) -> int | None:

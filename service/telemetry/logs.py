@@ -6,13 +6,22 @@ from typing import Literal, TextIO
 
 import structlog
 
+from service.telemetry.tracebacks import format_traceback
+
 LogFormat = Literal["auto", "console", "json"]
 
 
-def configure_logging(level: str, log_format: LogFormat, stream: TextIO = sys.stderr) -> None:
+CONTENT = "content"
+"""The name, in any line, of what may quote a prompt or an answer."""
+
+
+def configure_logging(
+    level: str, log_format: LogFormat, stream: TextIO = sys.stderr, *, with_content: bool = False
+) -> None:
     """Sends structlog's loggers and the standard library's to `stream`, in one form.
 
-    Called once, by the composition root of each process.
+    `with_content` writes what may quote a prompt or an answer, which is left out otherwise. Called
+    once, by the composition root of each process.
     """
     threshold = logging.getLevelNamesMapping()[level.upper()]
     shared: list[structlog.typing.Processor] = [
@@ -20,6 +29,8 @@ def configure_logging(level: str, log_format: LogFormat, stream: TextIO = sys.st
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    if not with_content:
+        shared += [_leave_out_content, structlog.processors.ExceptionRenderer(format_traceback)]
     renderers = _renderers(log_format, stream)
     structlog.configure(
         processors=[*shared, *renderers],
@@ -38,6 +49,13 @@ def configure_logging(level: str, log_format: LogFormat, stream: TextIO = sys.st
     # be lower, so the handler is what holds them.
     handler.setLevel(threshold if threshold <= logging.DEBUG else max(threshold, logging.WARNING))
     logging.basicConfig(handlers=[handler], level=handler.level, force=True)
+
+
+def _leave_out_content(
+    _logger: object, _method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    event.pop(CONTENT, None)
+    return event
 
 
 def _renderers(log_format: LogFormat, stream: TextIO) -> list[structlog.typing.Processor]:

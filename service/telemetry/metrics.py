@@ -2,7 +2,8 @@
 
 Intervals, in seconds of the monotonic clock of the API process: queue time is from admission to the
 beginning of the step that first runs the sequence; TTFT from admission to the first token; ITL is
-each gap between tokens; E2E from admission to the last token; TPOT = (E2E - TTFT) / (tokens - 1).
+each gap between arrivals of tokens, those of one step together; E2E from admission to the last
+token; TPOT = (E2E - TTFT) / (tokens - 1).
 """
 
 import os
@@ -74,6 +75,8 @@ class Metrics:
             "smolserve_batches", "Batches that are known", ("status",), registry=registry
         )
         self._batch_lines = counter("batch_lines", "Lines of batches that got a result", "outcome")
+        self._drafts = counter("draft_tokens", "Tokens that were guessed and computed ahead")
+        self._accepted = counter("accepted_draft_tokens", "Guessed tokens that were right")
         self._embeddings = counter("embeddings", "Texts that were made vectors")
         self._embedding_tokens = counter("embedding_tokens", "Tokens of those texts")
         self._queue = seconds("queue_time", "Admission to first step", _TTFT)
@@ -185,6 +188,9 @@ class Metrics:
         if num_generated:
             self._generated_tokens.inc(num_generated)
             self._generated_rate.add(num_generated, self._clock())
+        if stats.num_draft_tokens:
+            self._drafts.inc(stats.num_draft_tokens)
+            self._accepted.inc(stats.num_accepted_tokens)
         if stats.num_prefill_tokens:
             self._prompt_rate.add(stats.num_prefill_tokens, self._clock())
             kind = "mixed" if stats.num_decode_tokens else "prefill"

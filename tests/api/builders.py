@@ -212,7 +212,7 @@ class Service:
         return self.registry.get_sample_value(f"smolserve_{name}", labels)
 
 
-def build_service(
+def build_service(  # noqa: PLR0913 - each is what some test is about
     engine=None,
     *,
     supports_thinking=True,
@@ -220,11 +220,14 @@ def build_service(
     batching=None,
     records=None,
     clock=time.time,  # noqa: TID251 - files and batches go by the calendar
+    tracer=None,
+    log=None,
     **config,
 ):
     """`batching` is the BatchesConfig, for tests that start the service's batches.
 
-    `records` are the ResponseRecords, for tests in which they outlive the service.
+    `records` are the ResponseRecords, for tests in which they outlive the service. `log` is for
+    tests of what is really written; what it is told is not in the service's own.
     """
     registry = CollectorRegistry()
     metrics = Metrics(registry)
@@ -257,7 +260,8 @@ def build_service(
         records=records,
         drain=drain,
         metrics=metrics,
-        log=keeping_logger(lines),
+        log=log or keeping_logger(lines),
+        tracer=tracer,
     )
     return Service(app, engine, drain, registry, lines, batches, records)
 

@@ -281,6 +281,24 @@ async def test_a_full_queue_is_429_and_says_when_to_come_back(stream):
     assert caught.value.response.headers["retry-after"] == "7"
 
 
+@pytest.mark.parametrize(
+    ("path", "prompt"),
+    [
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "explode"}]}),
+        ("/v1/completions", {"prompt": "x" * 2345}),
+    ],
+)
+async def test_a_full_queue_is_told_before_the_prompt_is_looked_at(path, prompt):
+    engine = ScriptedEngine()
+    async with build_service(engine).direct() as http:
+        body = {"model": MODEL, **prompt}
+        looked_at = await http.post(path, json=body)
+        engine.refusal = QueueFull("full", retry_after_seconds=7)
+        refused = await http.post(path, json=body)
+    assert looked_at.status_code in {400, 500}
+    assert refused.status_code == 429
+
+
 async def test_a_service_that_loads_is_503():
     engine = ScriptedEngine()
     engine.refusal = EngineUnavailable("loading")

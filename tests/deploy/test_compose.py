@@ -1,6 +1,12 @@
 """docker-compose.yml and the Dockerfile against the code; no Docker here, so by their text."""
 
+import fnmatch
+import os
 import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import PurePosixPath
 
 import pytest
 import yaml
@@ -9,13 +15,16 @@ from service.api.server import _LAST_WRITES_SECONDS
 from service.engine.disk_tier import CLOSE_SECONDS
 from service.models.catalog import load_catalog
 from service.runtime.worker_process import KILL_AFTER_SECONDS
-from service.settings import Settings, list_settings
+from service.settings import SETUP_VARIABLES, Settings, list_settings
 from tests.deploy.observation import PROMETHEUS, ROOT
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
+*_, BUILD, RUN = DOCKERFILE.split("\nFROM ")
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES = COMPOSE["services"]
 OURS = {name: service for name, service in SERVICES.items() if "build" in service}
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+DOCKER_COMPOSE = shutil.which("docker-compose")
 DEFAULTS = Settings.model_validate({})
 SECONDS = {"s": 1, "m": 60}
 
@@ -39,6 +48,26 @@ def variables_of(service):
     }
 
 
+def copied(stage):
+    """Files and folders of the checkout that a stage gets, as the Dockerfile names them."""
+    lines = re.findall(r"^COPY (?!--from)(.*)$", stage, re.MULTILINE)
+    return [source for line in lines for source in line.split()[:-1]]
+
+
+def is_sent(path):
+    """Whether the build sees a file: the last pattern of .dockerignore that matches it decides."""
+    sent = True
+    parts = [str(part) for part in (PurePosixPath(path), *PurePosixPath(path).parents)]
+    for line in (ROOT / ".dockerignore").read_text().splitlines():
+        pattern = line.removeprefix("!")
+        # The second form, because `**/` stands for no folder as well.
+        if any(
+            fnmatch.fnmatchcase(name, pattern) for part in parts for name in (part, f"./{part}")
+        ):
+            sent = line.startswith("!")
+    return sent
+
+
 def mounts(service):
     """Source by target."""
     return {
@@ -51,6 +80,66 @@ def test_every_variable_is_a_setting():
     known = {setting.variable for setting in list_settings()}
     for service in OURS.values():
         assert set(variables_of(service)) <= known
+
+
+def test_every_variable_of_the_dockerfile_is_known():
+    known = {setting.variable for setting in list_settings()} | SETUP_VARIABLES
+    assert set(re.findall(r"SMOLSERVE_[A-Z_]+", DOCKERFILE)) <= known
+
+
+def test_every_argument_of_a_build_is_one_of_the_dockerfile():
+    declared = set(re.findall(r"^ARG (\w+)", DOCKERFILE, re.MULTILINE))
+    assert {argument for service in OURS.values() for argument in service["build"]["args"]} <= (
+        declared
+    )
+    used = set(re.findall(r"\$\{(\w+)\}", DOCKERFILE))
+    assert used <= declared
+
+
+@pytest.mark.parametrize("stage", [BUILD, RUN], ids=["build", "run"])
+def test_what_is_copied_is_there_and_sent_to_the_build(stage):
+    assert copied(stage)
+    for pattern in copied(stage):
+        found = [str(path.relative_to(ROOT)) for path in ROOT.glob(pattern)]
+        assert found, pattern
+        assert all(is_sent(path) for path in found), pattern
+
+
+def test_the_build_gets_what_the_set_up_and_the_package_read():
+    found = [path for pattern in copied(BUILD) for path in ROOT.glob(pattern)]
+    files = {str(path.relative_to(ROOT)) for path in found}
+    project, tool = PROJECT["project"], PROJECT["tool"]
+    named = {"pyproject.toml", project["readme"], *project["license-files"]}
+    named |= {tool["hatch"]["version"]["path"], "deploy/setup"}
+    named |= {path.name for path in ROOT.glob("requirements*.txt")}
+    assert named <= files
+
+
+def test_nothing_else_of_the_checkout_is_sent():
+    for path in (".git/config", ".venv/bin/python", "models/smollm2-135m-instruct.gguf", "tests"):
+        assert not is_sent(path)
+    assert not is_sent("service/__pycache__/app.cpython-312.pyc")
+
+
+@pytest.mark.skipif(DOCKER_COMPOSE is None, reason="no docker-compose on PATH to judge the file")
+def test_docker_compose_accepts_the_file_and_reads_it_as_we_do(tmp_path):
+    def run(*arguments):
+        command = [str(DOCKER_COMPOSE), *arguments]
+        env = {"PATH": os.defpath, "HOME": str(tmp_path)}
+        return subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
+
+    text = (ROOT / "docker-compose.yml").read_text()
+    if run("version", "--short").startswith("1."):  # knows all but the project's name
+        text = re.sub(r"^name: .*\n", "", text, flags=re.MULTILINE)
+    file = tmp_path / "docker-compose.yml"
+    file.write_text(text)
+    options = ["--project-directory", str(ROOT), "--file", str(file), "--profile", "gpu"]
+    read = yaml.safe_load(run(*options, "config"))["services"]
+    assert set(read) == set(SERVICES)
+    for name, service in OURS.items():
+        assert read[name]["environment"].items() <= (
+            (service["environment"] | variables_of(service)).items()
+        )
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -165,6 +254,11 @@ def test_compose_serves_smollm3_on_a_gpu_when_asked():
     assert not any(
         "profiles" in service for name, service in SERVICES.items() if name != "smolserve-gpu"
     )
+
+
+def test_the_image_runs_on_other_machines_than_the_one_that_builds_it():
+    assert re.search(r"^ARG PORTABLE=1$", BUILD, re.MULTILINE)
+    assert "SMOLSERVE_PORTABLE=${PORTABLE}" in BUILD
 
 
 def test_the_image_that_runs_has_no_compiler_and_no_root():

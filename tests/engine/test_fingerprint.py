@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from service.engine.fingerprint import Computation, fingerprint
-from service.llama.shared_library import library_files
+from service.llama.variants import library_files
 
 CPU = Computation(
     kv_type="f16", flash_attention="off", rope_scaling=1.0, extra_buffers=True, devices=()

@@ -52,13 +52,15 @@ def reference() -> Iterator[LlamaContext]:
         yield context
 
 
-def drive(engine: LlamaEngine, *, host_cache_bytes: int = 1 << 28) -> Driver:
+def drive(
+    engine: LlamaEngine, *, host_cache_bytes: int = 1 << 28, max_drafts: int = 8
+) -> Driver:
     """A new scheduler over the engine, with empty slots."""
     store = SnapshotStore(host_bytes=host_cache_bytes, bytes_per_token=engine.bytes_per_token)
     allocator = SlotAllocator(parse_size_classes(CLASSES), store)
     slots = [slot for slots in allocator.classes for slot in slots]
     engine.execute(Plan([Truncate(slot.class_index, slot.index, 0) for slot in slots]))
-    config = SchedulerConfig(step_tokens=128, growth_tokens=32)
+    config = SchedulerConfig(step_tokens=128, growth_tokens=32, max_drafts=max_drafts)
     return Driver(Scheduler(config, allocator, engine.eog_tokens), engine)
 
 
@@ -101,6 +103,27 @@ def test_seeded_draws_do_not_depend_on_the_batch(engine, vocab):
     again.add(request)
     again.run()
     assert again.outcomes[99].tokens == alone.outcomes[99].tokens
+
+
+@pytest.mark.parametrize("temperature", [0, 0.3])
+def test_guessed_tokens_are_those_that_come_one_by_one(engine, reference, vocab, temperature):
+    params = SamplingParams(temperature=temperature, top_k=3, seed=5, ignore_eos=True)
+    request = ask(
+        vocab,
+        1,
+        "Repeat: one two three four one two three four one two three four.",
+        max_tokens=60,
+        sampling=params,
+    )
+    plain, guessing = drive(engine, max_drafts=0), drive(engine)
+    for driver in (plain, guessing):
+        driver.add(request)
+        driver.run()
+    assert any(chunk.drafts for plan in guessing.plans for chunk in plan.chunks())
+    assert len(guessing.plans) < len(plain.plans)
+    assert_same_up_to_rounding(
+        reference, request.prompt, plain.outcomes[1].tokens, guessing.outcomes[1].tokens
+    )
 
 
 def test_sequence_that_moves_up_a_class_writes_what_it_writes_in_place(engine, reference, vocab):

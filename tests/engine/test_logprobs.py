@@ -61,3 +61,10 @@ def test_extreme_logits_stay_finite():
     result = KeptLogits(logits, [draw(20)]).measure([1])
     assert result[0].chosen == -2e4
     assert [token for token, _ in result[0].top] == [0, 2, 1]
+
+
+def test_equally_probable_tokens_come_in_order_of_id():
+    logits = np.zeros((1, 500), np.float32)
+    logits[0, [40, 7, 300]] = 2
+    result = KeptLogits(logits, [draw(5)]).measure([1])
+    assert [token for token, _ in result[0].top] == [7, 40, 300, 0, 1]

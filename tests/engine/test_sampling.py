@@ -50,6 +50,25 @@ def test_draw_depends_on_logits_seed_and_position_only():
     assert len(set(alone)) > 10
 
 
+def test_rows_of_a_mixed_batch_are_drawn_as_each_alone():
+    requests = [
+        draw(temperature=0),
+        draw(temperature=0.6, top_p=0.95, seed=9),
+        draw(temperature=0, min_tokens=90),
+        draw(temperature=0),
+        draw(temperature=1.0, top_k=5, seed=4),
+        draw((3,), (4, 4), temperature=0, frequency_penalty=1.0, repetition_penalty=1.2),
+    ]
+    rows = np.random.default_rng(2).normal(scale=3, size=(6, 3000)).astype(np.float32)
+    rows[:, EOG] = 30
+    alone = [
+        draw_token(row.copy(), request, 80, EOG)
+        for row, request in zip(rows, requests, strict=True)
+    ]
+    assert draw_tokens(rows.copy(), requests, [80] * 6, EOG) == alone
+    assert alone[0] == alone[3] == EOG[0] != alone[2]
+
+
 def test_small_change_of_the_logits_rarely_changes_the_draw():
     values = np.random.default_rng(0).normal(size=5000).astype(np.float32)
     noise = np.random.default_rng(1).normal(scale=1e-3, size=5000).astype(np.float32)
@@ -124,6 +143,11 @@ def test_repetition_penalty_covers_the_prompt_and_moves_both_signs_down():
     request = draw((0, 1), (), temperature=0, repetition_penalty=2.0)
     assert draw_token(logits(1.0, -0.2, 0.6), request, 2, EOG) == 2
     assert draw_token(logits(-0.5, -0.2, -0.45), request, 2, EOG) == 1
+
+
+def test_repetition_penalty_counts_a_repeated_token_once():
+    request = draw((0, 0), (0,), temperature=0, repetition_penalty=2.0)
+    assert draw_token(logits(1.0, 0.4), request, 3, EOG) == 0
 
 
 def test_logit_bias_bans_and_forces():

@@ -18,7 +18,7 @@ from loadtests.soak.verdict import (
     judge_log,
     judge_rest,
 )
-from tests.loadtests.builders import IDLE_METRICS, make_process, make_sample
+from tests.loadtests.soaked import IDLE_METRICS, make_process, make_sample
 
 NUM_SAMPLES = 2 * LONG_LIFE
 

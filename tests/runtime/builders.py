@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -16,7 +16,7 @@ from service.core.sampling import SamplingParams
 from service.engine.config import EngineConfig, SimulatedModel
 from service.engine.simulated_engine import next_token
 from service.runtime.config import PoolConfig
-from service.runtime.pool import EnginePool
+from service.runtime.pool import EnginePool, Witness
 from service.runtime.stream import OutputStream
 from service.telemetry.metrics import Metrics
 
@@ -84,9 +84,15 @@ async def until(condition: Callable[[], bool]) -> None:
 class PoolBench:
     """A started pool and the registry that its metrics are on."""
 
-    def __init__(self, config: PoolConfig, token_bytes: Callable[[int], bytes]) -> None:
+    def __init__(
+        self,
+        config: PoolConfig,
+        token_bytes: Callable[[int], bytes],
+        witnesses: Sequence[Witness] = (),
+    ) -> None:
         self.registry = CollectorRegistry()
-        self.pool = EnginePool(config, token_bytes, Metrics(self.registry))
+        metrics = Metrics(self.registry)
+        self.pool = EnginePool(config, token_bytes, metrics, witnesses=witnesses)
 
     def sample(self, name: str, **labels: str) -> float | None:
         return self.registry.get_sample_value(f"smolserve_{name}", labels)
@@ -100,6 +106,7 @@ async def running_pool(
     max_queued: int = 100,
     watchdog_seconds: float = 30.0,
     token_bytes: Callable[[int], bytes] = token_bytes,
+    witnesses: Sequence[Witness] = (),
 ) -> AsyncIterator[PoolBench]:
     config = PoolConfig(
         engine=engine or engine_config(),
@@ -107,7 +114,7 @@ async def running_pool(
         max_queued=max_queued,
         watchdog_seconds=watchdog_seconds,
     )
-    bench = PoolBench(config, token_bytes)
+    bench = PoolBench(config, token_bytes, witnesses)
     await bench.pool.start()
     try:
         yield bench

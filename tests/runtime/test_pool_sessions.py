@@ -156,7 +156,7 @@ def submitted(pool: EnginePool, *requests) -> list[Submit]:
     """What a worker would be told of requests."""
     for each in requests:
         pool.submit(each)
-    return [flight.enter(0) for flight in pool._flights.values()]
+    return [flight.enter(0, now=0.0) for flight in pool._flights.values()]
 
 
 async def test_a_request_carries_its_label_and_its_public_tokens_beside_its_tenant():

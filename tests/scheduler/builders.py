@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from service.core.messages import SequenceOutput, Submit
 from service.core.plan import Plan, make_tokens
-from service.core.request import ThinkingBudget
+from service.core.request import Constraint, ThinkingBudget
 from service.core.sampling import SamplingParams
 from service.engine.config import SimulatedModel
 from service.engine.engine import Engine
@@ -31,6 +31,8 @@ def submit(  # noqa: PLR0913 - a request has many fields
     num_logprobs: int | None = None,
     thinking: ThinkingBudget | None = None,
     sampling: SamplingParams | None = None,
+    constraint: Constraint | None = None,
+    prediction: list[int] | None = None,
 ) -> Submit:
     return Submit(
         sequence_id=sequence_id,
@@ -44,6 +46,8 @@ def submit(  # noqa: PLR0913 - a request has many fields
         num_logprobs=num_logprobs,
         share=tenant,
         thinking=thinking,
+        constraint=constraint,
+        prediction=prediction,
     )
 
 

@@ -5,6 +5,7 @@ import itertools
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from msgspec.structs import replace
 
 from service.scheduler.config import SchedulerConfig
 from service.scheduler.passes import count_passes
@@ -43,11 +44,16 @@ class SchedulerMachine(RuleBasedStateMachine):
         session=st.none() | st.sampled_from(SESSIONS),
         priority=st.sampled_from([-1, 0, 0, 5]),
         is_public=st.booleans(),
+        num_foreseen=st.none() | st.integers(0, 40),
     )
-    def arrive(self, shared, own, is_public, **options):
+    def arrive(self, shared, own, is_public, num_foreseen, **options):
         prompt = ([7, 8, 9, 10] * 23)[:shared] + own
         num_public = min(shared, NUM_PUBLIC) if is_public else 0
         request = submit(len(self.requests), prompt, num_public=num_public, **options)
+        if num_foreseen is not None:
+            answer = self.bench.undisturbed(request, MAX_LEN).tokens
+            guess = [*answer[:num_foreseen], 11, *answer[num_foreseen + 1 :]]
+            request = replace(request, prediction=guess)
         self.requests[request.sequence_id] = request
         self.bench.add(request)
 
@@ -113,9 +119,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         for context in plan.contexts:
             slots = [chunk.slot for chunk in context.chunks]
             assert slots == sorted(set(slots))
-            rows = sum(chunk.num_tokens for chunk in context.chunks) + len(context.fillers)
+            rows = sum(chunk.num_rows for chunk in context.chunks) + len(context.fillers)
             assert rows <= 16 + len(self.bench.allocator.classes[context.class_index])
-            if all(chunk.num_tokens == 1 for chunk in context.chunks) and any(
+            if all(chunk.num_rows == 1 for chunk in context.chunks) and any(
                 chunk.draw for chunk in context.chunks
             ):
                 assert count_passes(context) == 1 + self._count_wide_gaps(slots)

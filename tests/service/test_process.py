@@ -108,7 +108,7 @@ def test_sigterm_lets_streams_finish_and_ends_with_0():
     assert any(line.startswith("curl ") for line in service.printed)
     # llama.cpp says hundreds of lines a load; none of them shows.
     logged = [json.loads(line)["event"] for line in errors.splitlines() if line.startswith("{")]
-    assert logged == ["chat_format", "request"]
+    assert logged == ["chat_format", "worker_ready", "request"]
     assert "load_tensors" not in errors
 
 

@@ -116,6 +116,10 @@ def test_unknown_variables_stop_the_start_and_the_likely_one_is_named(monkeypatc
         ("SMOLSERVE_CACHE__SHARING", "everybody"),
         ("SMOLSERVE_CACHE__MAX_SESSIONS", "0"),
         ("SMOLSERVE_DOWNLOAD__ENDPOINT", "hub"),
+        ("SMOLSERVE_TRACING__ENDPOINT", "collector:4318"),
+        ("SMOLSERVE_TRACING__ENDPOINT", "http://collector:4318"),
+        ("SMOLSERVE_TRACING__SAMPLE_RATIO", "2"),
+        ("SMOLSERVE_LOG_PROMPTS", "perhaps"),
     ],
 )
 def test_an_invalid_value_stops_the_start_with_one_line_that_names_it(monkeypatch, variable, value):

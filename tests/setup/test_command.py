@@ -95,18 +95,26 @@ def test_an_unknown_backend_is_one_line(tmp_path):
     assert done.stderr == "setup: SMOLSERVE_BACKEND is 'tpu'; it must be cpu or cuda\n"
 
 
+@pytest.mark.parametrize("value", ["yes", "2"])
+def test_an_unknown_answer_to_portable_is_one_line(tmp_path, value):
+    done = run_setup(build_checkout(tmp_path / "checkout"), SMOLSERVE_PORTABLE=value)
+    assert done.returncode == 1
+    assert done.stderr == f"setup: SMOLSERVE_PORTABLE is {value!r}; it must be 0 or 1\n"
+
+
 def test_a_complete_set_up_does_nothing_and_says_nothing(tmp_path):
     checkout = build_checkout(tmp_path / "checkout")
     install_everything_but_llama(checkout)
     stamps_file = checkout / ".venv" / "smolserve-setup.json"
-    build = WheelBuild(root=checkout, cache=tmp_path, backend="cpu", env={})
-    stamps = {**json.loads(stamps_file.read_text()), "llama": build.identity()}
-    stamps_file.write_text(json.dumps(stamps))
     (checkout / "models").mkdir()
     (checkout / "models" / "smollm2-135m-instruct.gguf").write_bytes(b"GGUF")
-    for arguments in ((), ("--dev",)):
-        done = run_setup(checkout, *arguments, PATH="")
-        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    for portable in (False, True):
+        build = WheelBuild(root=checkout, cache=tmp_path, backend="cpu", env={}, portable=portable)
+        stamps = {**json.loads(stamps_file.read_text()), "llama": build.identity()}
+        stamps_file.write_text(json.dumps(stamps))
+        for arguments in ((), ("--dev",)):
+            done = run_setup(checkout, *arguments, PATH="", SMOLSERVE_PORTABLE=f"{portable:d}")
+            assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert not (checkout / "cache").exists()
 
 

@@ -1,5 +1,6 @@
 import os
 import re
+import shlex
 import shutil
 import stat
 import sys
@@ -47,9 +48,18 @@ def build_env(tmp_path: Path, **variables: str) -> dict[str, str]:
     return {"PATH": f"{tmp_path}/bin:{os.defpath}", **variables}
 
 
-def obtain(tmp_path: Path, env: dict[str, str], backend: str = "cpu") -> Path:
-    build = WheelBuild(root=ROOT, cache=tmp_path / "cache", backend=backend, env=env)
+def obtain(
+    tmp_path: Path, env: dict[str, str], backend: str = "cpu", *, portable: bool = False
+) -> Path:
+    build = WheelBuild(
+        root=ROOT, cache=tmp_path / "cache", backend=backend, env=env, portable=portable
+    )
     return build.obtain(tmp_path / "logs" / "llama.log")
+
+
+def cmake_arguments(wheel: Path) -> list[str]:
+    [line] = re.findall(r"^CMAKE_ARGS=(.*)$", wheel.read_text(), re.MULTILINE)
+    return shlex.split(line)
 
 
 def names_in_cache(tmp_path: Path) -> list[str]:
@@ -75,19 +85,58 @@ def test_two_set_ups_at_once_build_once(tmp_path, capsys):
 
 
 def test_the_build_has_the_flags_that_keep_amx_right_and_leave_out_what_is_not_used(tmp_path):
-    environment = obtain(tmp_path, build_env(tmp_path)).read_text()
-    arguments = re.search(r"^CMAKE_ARGS=(.*)$", environment, re.MULTILINE)
-    assert arguments is not None
-    assert "-DLLAVA_BUILD=OFF" in arguments[1]
-    assert "'-DCMAKE_CXX_FLAGS=-fno-tree-dse -fno-dse'" in arguments[1]
-    assert "llama.cmake" in arguments[1]
+    for portable in (False, True):
+        include, *arguments = cmake_arguments(
+            obtain(tmp_path, build_env(tmp_path), portable=portable)
+        )
+        assert "-DLLAVA_BUILD=OFF" in arguments
+        assert "-DCMAKE_CXX_FLAGS=-fno-tree-dse -fno-dse" in arguments
+        file = Path(include.partition("=")[2])
+        assert file.name == "llama.cmake" or "/llama.cmake" in file.read_text()
+
+
+def test_a_portable_build_has_the_cpu_code_of_every_generation(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "architecture", lambda: "x86_64")
+    native = cmake_arguments(obtain(tmp_path, build_env(tmp_path)))
+    portable = cmake_arguments(obtain(tmp_path, build_env(tmp_path), portable=True))
+    assert "-DGGML_NATIVE=ON" in native
+    assert "-DGGML_CPU_ALL_VARIANTS=ON" not in native
+    assert portable[0].endswith("/variants.cmake")
+    assert {"-DGGML_NATIVE=OFF", "-DGGML_BACKEND_DL=ON", "-DGGML_CPU_ALL_VARIANTS=ON"} <= set(
+        portable
+    )
+    assert "-DCMAKE_INSTALL_BINDIR=llama_cpp/lib" in portable  # where llama_cpp keeps libllama
+
+
+def test_a_portable_build_for_cuda_needs_no_driver_to_be_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "architecture", lambda: "x86_64")
+    write_script(tmp_path / "bin" / "nvcc", "#!/bin/sh\n")
+    env = build_env(tmp_path, CUDAARCHS="90")
+    arguments = cmake_arguments(obtain(tmp_path, env, "cuda", portable=True))
+    assert {"-DGGML_CUDA=ON", "-DGGML_BACKEND_DL=ON"} <= set(arguments)
+
+
+def test_a_portable_build_for_another_architecture_has_what_all_of_it_has(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "architecture", lambda: "aarch64")
+    include, *arguments = cmake_arguments(obtain(tmp_path, build_env(tmp_path), portable=True))
+    assert include.endswith("/llama.cmake")
+    assert "-DGGML_NATIVE=OFF" in arguments
+    assert "-DGGML_BACKEND_DL=ON" not in arguments
+
+
+def test_a_portable_wheel_serves_every_cpu_of_the_architecture(tmp_path, monkeypatch):
+    here = obtain(tmp_path, build_env(tmp_path), portable=True)
+    monkeypatch.setattr(machine, "cpu_features", lambda: "x86_64 sse2")
+    assert obtain(tmp_path, build_env(tmp_path), portable=True) == here
+    monkeypatch.setattr(machine, "architecture", lambda: "riscv64")
+    assert obtain(tmp_path, build_env(tmp_path), portable=True) != here
 
 
 def test_the_users_own_flags_come_last_and_give_another_wheel(tmp_path):
     plain = obtain(tmp_path, build_env(tmp_path))
-    portable = obtain(tmp_path, build_env(tmp_path, CMAKE_ARGS="-DGGML_NATIVE=OFF"))
-    assert plain != portable
-    assert "-DGGML_NATIVE=OFF\n" in portable.read_text()
+    other = obtain(tmp_path, build_env(tmp_path, CMAKE_ARGS="-DGGML_NATIVE=OFF"))
+    assert plain != other
+    assert cmake_arguments(other)[-1] == "-DGGML_NATIVE=OFF"
 
 
 def test_another_cpu_gives_another_wheel(tmp_path, monkeypatch):

@@ -62,11 +62,13 @@ class CreateResponse:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._drain.check()
+        exchange = Exchange.of(scope)
+        exchange.enter("receive")
         body = await read_body(receive)
+        exchange.enter("prepare")
         ignore = self._config.ignore_unknown_fields
         request = parse_body(ResponseRequest, body, ignore_unknown=ignore)
         self._model.check_name(request.model)
-        exchange = Exchange.of(scope)
         response_id = mint_id()
         conversation = await self._conversations.read(request, response_id, exchange.tenant)
         # The chain is the session, so what was computed for it is found again.
@@ -147,6 +149,7 @@ class CreateResponse:
     async def _keep(self, making: _Making) -> None:
         """Raises StorageError where the request says `store: true`; else the answer says false."""
         kept = (making.response, making.conversation)
+        making.exchange.enter("store" if making.request.is_stored else None)
         if making.request.store:
             await self._conversations.keep(*kept)
         elif making.request.is_stored:

@@ -1,0 +1,105 @@
+"""How many guessed tokens a step computes behind the last ones of its running sequences.
+
+A guess costs a row, and a pass more where the sequences beside it have fewer; it gains a token if
+it and all before it are right. What a step computes is what gives the most tokens a second.
+"""
+
+from collections.abc import Sequence as Line
+from dataclasses import dataclass, replace
+
+from service.core.plan import Chunk, Filler, Tokens
+from service.kvcache.costs import Costs
+from service.scheduler.config import SchedulerConfig
+from service.scheduler.passes import count_passes_of, rows_by_slot
+from service.scheduler.sequence import Sequence
+
+GAIN = 1.05
+"""A step with guesses must promise so much more: costs are estimates."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Guess:
+    """What one chunk could be given."""
+
+    index: int
+    sequence: Sequence
+    drafts: Tokens
+
+
+class Speculation:
+    """Chooses drafts; knows nothing between steps but the costs, which it does not change."""
+
+    def __init__(self, config: SchedulerConfig, costs: Costs, eog_tokens: frozenset[int]) -> None:
+        self._max_drafts = config.max_drafts
+        self._step_drafts = config.step_drafts
+        self._costs = costs
+        self._eog_tokens = eog_tokens
+
+    def draft(
+        self, sequences: Line[Sequence], chunks: list[Chunk], fillers: Line[Filler]
+    ) -> list[Chunk]:
+        """The chunks of decoding sequences in one context, with drafts where they pay."""
+        if self._max_drafts == 0:
+            return chunks
+        guesses = self._guess(sequences)
+        if not guesses:
+            return chunks
+        lengths = rows_by_slot(chunks, fillers)
+        best = max(
+            range(self._longest(guesses) + 1),
+            key=lambda limit: self._value(limit, sequences, guesses, lengths),
+        )
+        if best == 0:
+            return chunks
+        chunks = list(chunks)
+        for guess in guesses:
+            chunk = chunks[guess.index]
+            chunks[guess.index] = replace(chunk, drafts=tuple(guess.drafts[:best]))
+        return chunks
+
+    def _guess(self, sequences: Line[Sequence]) -> list[_Guess]:
+        """Of those whose guesses were right often enough to pay if all had some."""
+        rows = len(sequences) * self._costs.row_seconds
+        least_trust = rows / (self._costs.pass_seconds + rows) if rows else 0.0
+        guesses: list[_Guess] = []
+        for index, sequence in enumerate(sequences):
+            drafter = sequence.drafter
+            if drafter is None or drafter.trust < least_trust:
+                continue
+            drafts = self._cut(sequence.draft(self._max_drafts))
+            if drafts:
+                guesses.append(_Guess(index, sequence, drafts))
+        return guesses
+
+    def _cut(self, drafts: Tokens) -> Tokens:
+        """Before a token that ends the sequence: nothing is computed behind that."""
+        for index, token in enumerate(drafts):
+            if token in self._eog_tokens:
+                return drafts[:index]
+        return drafts
+
+    def _longest(self, guesses: list[_Guess]) -> int:
+        """How many drafts all can have within the step's budget."""
+        longest = max(len(guess.drafts) for guess in guesses)
+        return min(longest, self._step_drafts // len(guesses))
+
+    def _value(
+        self,
+        limit: int,
+        sequences: Line[Sequence],
+        guesses: list[_Guess],
+        lengths: dict[int, int],
+    ) -> float:
+        """Tokens a second of a step with at most `limit` drafts behind each sequence."""
+        lengths = dict(lengths)
+        num_tokens = float(len(sequences) - len(guesses))
+        for guess in guesses:
+            num_drafts = min(limit, len(guess.drafts))
+            assert guess.sequence.slot is not None
+            assert guess.sequence.drafter is not None
+            lengths[guess.sequence.slot.index] += num_drafts
+            num_tokens += guess.sequence.drafter.expect(num_drafts)
+        costs = self._costs
+        num_passes = count_passes_of(lengths)
+        seconds = num_passes * costs.pass_seconds + sum(lengths.values()) * costs.row_seconds
+        return num_tokens / seconds if limit else GAIN * num_tokens / seconds
