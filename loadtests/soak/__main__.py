@@ -13,6 +13,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import psutil
@@ -144,6 +145,7 @@ def summarise(course: Course, checks: list[Check]) -> dict[str, object]:
             {"name": check.name, "holds": check.holds, "found": check.found} for check in checks
         ],
         "wrongs": course.ledger.wrongs,
+        "partings": list(map(asdict, course.ledger.partings)),
         "requests": {
             kind: {
                 outcome: course.ledger.counts[kind, outcome]
@@ -171,6 +173,11 @@ def show(course: Course, checks: list[Check], console: Console) -> None:
     console.print(faults)
     for wrong in course.ledger.wrongs:
         console.print(wrong, style="red", markup=False)
+    for one in course.ledger.partings:
+        console.print(
+            f"{one.at:.0f} s: {one.prompt!r} was answered {one.actual!r}, not {one.expected!r}",
+            markup=False,
+        )
     table = Table(title="Soak")
     for heading in ("", "what has to hold", "found"):
         table.add_column(heading)

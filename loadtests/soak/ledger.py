@@ -23,6 +23,7 @@ class Wrong(Exception):  # noqa: N818 - a finding, not a failure of ours
 class Parting:
     """A canary that was answered otherwise than on the idle service."""
 
+    at: float
     prompt: str
     expected: str
     actual: str
@@ -62,7 +63,7 @@ class Ledger:
     def note_canary(self, prompt: str, expected: str, actual: str) -> None:
         self.num_canaries += 1
         if actual != expected:
-            self.partings.append(Parting(prompt, expected, actual))
+            self.partings.append(Parting(self.elapsed, prompt, expected, actual))
 
     def total(self, outcome: Outcome) -> int:
         return sum(count for (_, each), count in self.counts.items() if each == outcome)
