@@ -2,7 +2,7 @@
 #
 # Variables given to make are settings of the service: `make serve PORT=9000 ENGINE__THREADS=4` is
 # SMOLSERVE_PORT=9000 SMOLSERVE_ENGINE__THREADS=4. PYTHON is the Python that .venv is made with.
-# SCENARIO, USERS, DURATION and URL are of `make loadtest`.
+# SCENARIO, USERS, DURATION and URL are of `make loadtest`, MINUTES of `make soak`.
 
 PYTHON ?= python3
 SHELL := /bin/bash
@@ -10,7 +10,7 @@ MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 
 LOADTEST := SCENARIO USERS DURATION URL
-SETTINGS := $(foreach v,$(filter-out PYTHON UPGRADE $(LOADTEST) SMOLSERVE_%,$(.VARIABLES)),\
+SETTINGS := $(foreach v,$(filter-out PYTHON UPGRADE MINUTES $(LOADTEST) SMOLSERVE_%,$(.VARIABLES)),\
 	$(if $(filter command,$(firstword $(origin $v))),$v))
 $(foreach v,$(SETTINGS),$(eval export SMOLSERVE_$v := $$($v)))
 
@@ -21,7 +21,7 @@ BIN := .venv/bin
 UV = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
-.PHONY: help serve test lint audit format bench loadtest lock setup setup-dev clean
+.PHONY: help serve test lint audit format bench loadtest soak lock setup setup-dev clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,10 @@ bench: setup-dev ## measure the service against the raw decode loop
 loadtest: setup-dev ## load a server: SCENARIO=steady USERS=8 DURATION=30 URL=...; without URL, ours
 	@$(BIN)/python -m loadtests.run $(foreach v,$(LOADTEST),\
 		$(if $($v),--$(shell echo $v | tr A-Z a-z) '$($v)'))
+
+MINUTES ?= 60
+soak: setup-dev ## mixed load with faults for MINUTES (60); a picture in soak.png
+	$(BIN)/python -m loadtests.soak --minutes $(MINUTES)
 
 lock: setup-dev ## resolve the dependencies anew; UPGRADE=1 takes newer versions
 	$(UV) $(if $(UPGRADE),--upgrade) --no-emit-package llama-cpp-python \

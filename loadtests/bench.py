@@ -10,6 +10,7 @@ import json
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,8 +41,18 @@ class Measurement:
 class RawLoop:
     """The raw loop's process."""
 
-    def __init__(self, model: Path, num_slots: int, threads: int) -> None:
-        arguments = [str(model), str(num_slots), str(SLOT_LEN), str(threads), str(STEP_TOKENS)]
+    def __init__(
+        self,
+        model: Path,
+        num_slots: int,
+        threads: int,
+        *,
+        step_tokens: int = STEP_TOKENS,
+        options: Sequence[str] = (),
+    ) -> None:
+        """`options` are those of `loadtests.raw_loop`."""
+        numbers = map(str, (num_slots, SLOT_LEN, threads, step_tokens))
+        arguments = [str(model), *numbers, *options]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "loadtests.raw_loop", *arguments],
             stdin=subprocess.PIPE,
@@ -50,12 +61,12 @@ class RawLoop:
         )
         self._read()
 
-    def run(self, prompts: list[list[int]], max_tokens: int) -> float:
-        """Seconds that the job took."""
+    def run(self, prompts: list[list[int]], max_tokens: int) -> dict[str, float]:
+        """Seconds that the job took, and its prefill's."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps({"prompts": prompts, "max_tokens": max_tokens}) + "\n")
         self._process.stdin.flush()
-        return self._read()["seconds"]
+        return self._read()
 
     def close(self) -> None:
         self._process.kill()
@@ -110,7 +121,7 @@ def measure(arguments: argparse.Namespace, console: Console) -> dict[int, list[M
                 prompts = make_prompts(round_number, count)
                 ids = [tokenize_prompt(vocab, prompt) for prompt in prompts]
                 service = measure_service(address, arguments.model.stem, prompts, arguments.tokens)
-                seconds = raw.run(ids, arguments.tokens)
+                seconds = raw.run(ids, arguments.tokens)["seconds"]
                 if round_number == 0:
                     continue  # warm-up
                 measured = Measurement(arguments.tokens * count / seconds, service)

@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import IO
 
 START_SECONDS = 120
@@ -22,13 +23,16 @@ def free_port() -> int:
 
 
 @contextmanager
-def running_service(**settings: str) -> Iterator[tuple[str, int]]:
-    """The address of a service started with settings, as in `engine__contexts="32x512"`."""
+def running_service(log_path: Path | None = None, /, **settings: str) -> Iterator[tuple[str, int]]:
+    """The address of a service started with settings, as in `engine__contexts="32x512"`.
+
+    Its log is thrown away unless it has a path.
+    """
     port = free_port()
     key = settings.get("api_keys", "none").split(",")[0]
     variables = {f"SMOLSERVE_{name.upper()}": value for name, value in settings.items()}
     environment = {**os.environ, **variables, "SMOLSERVE_PORT": str(port)}  # noqa: TID251 - a script hands its environment on
-    with tempfile.TemporaryFile() as log, tempfile.TemporaryDirectory() as state:
+    with _open_log(log_path) as log, tempfile.TemporaryDirectory() as state:
         environment.setdefault("SMOLSERVE_STATE_DIR", state)
         process = subprocess.Popen(
             [sys.executable, "-m", "service", "serve"],
@@ -47,9 +51,16 @@ def running_service(**settings: str) -> Iterator[tuple[str, int]]:
 def read_metrics(address: tuple[str, int]) -> dict[str, float]:
     """Every sample of /metrics by its full name with labels."""
     with urllib.request.urlopen(f"http://{address[0]}:{address[1]}/metrics") as answer:
-        lines = answer.read().decode().splitlines()
-    samples = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
-    return {name: float(value) for name, value in samples}
+        return parse_metrics(answer.read().decode())
+
+
+def parse_metrics(text: str) -> dict[str, float]:
+    lines = (line for line in text.splitlines() if not line.startswith("#"))
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
+
+
+def _open_log(path: Path | None) -> IO[bytes]:
+    return tempfile.TemporaryFile() if path is None else path.open("w+b")
 
 
 def _wait_ready(process: subprocess.Popen, port: int, key: str, log: IO[bytes]) -> None:

@@ -83,11 +83,13 @@ def test_settings_given_to_make_reach_the_service_as_environment():
         "PORT=9000",
         "ENGINE__THREADS=4",
         "PYTHON=p",
+        "MINUTES=3",
     ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "SMOLSERVE_PORT=9000\n" in done.stdout
     assert "SMOLSERVE_ENGINE__THREADS=4\n" in done.stdout
     assert "SMOLSERVE_PYTHON" not in done.stdout
+    assert "SMOLSERVE_MINUTES" not in done.stdout
 
 
 def test_the_ci_script_can_be_run():
