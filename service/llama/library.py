@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import llama_cpp
 
+from service.errors import LlamaError
 from service.llama.shared_library import FOLDER, bind, load_library
 
 logger = logging.getLogger("service.llama")
@@ -27,7 +28,10 @@ def _forward_log(level: int, text: bytes, _user_data: ctypes.c_void_p) -> None:
 
 
 def initialise() -> None:
-    """Make the library ready and its log ours. May be called any number of times."""
+    """Make the library ready and its log ours. May be called any number of times.
+
+    Raises LlamaError if nothing that computes comes with the library.
+    """
     logger.setLevel(logging.DEBUG)
     llama_cpp.llama_log_set(_forward_log, ctypes.c_void_p(0))
     _load_modules()
@@ -41,6 +45,8 @@ def _load_modules() -> None:
     load_all = bind(library, "ggml_backend_load_all_from_path", None, ctypes.c_char_p)
     if count() == 0:
         load_all(os.fsencode(FOLDER))
+    if count() == 0:
+        raise LlamaError(f"no backend of ggml in {FOLDER} runs here; reinstall llama-cpp-python")
 
 
 @dataclass(slots=True, kw_only=True)

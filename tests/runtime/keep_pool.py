@@ -5,6 +5,7 @@ import sys
 
 import psutil
 
+from service.telemetry.logs import configure_logging
 from tests.runtime.builders import engine_config, read, request, running_pool
 
 
@@ -20,4 +21,5 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
+    configure_logging("info", "json")  # off standard output
     asyncio.run(main())
