@@ -24,40 +24,33 @@ from loadtests.server import read_metrics, running_service
 
 Address = tuple[str, int]
 NUM_TOKENS = 160
-TEXTS = {
-    "a note": """\
-The committee met on Tuesday to discuss the new library. The architect, Maria Alvarez, showed
-three designs and explained the cost of each. After a long debate the members chose the second
-design, because it keeps the old oak trees and leaves room for a reading garden. Construction
-begins in April and should be finished before the winter of next year.""",
-    "code": """\
-def total_price(items, tax_rate):
-    subtotal = 0
-    for item in items:
-        subtotal += item.price * item.quantity
-    tax = subtotal * tax_rate
-    return subtotal + tax
-
-
-def print_receipt(items, tax_rate):
-    for item in items:
-        print(item.name, item.price, item.quantity)
-    print('Total:', total_price(items, tax_rate))""",
-    "a list": """\
-1. Apples, 3 kg, from the market in Lyon
-2. Pears, 2 kg, from the garden
-3. Walnuts, 500 g, from the farm near Grenoble
-4. Honey, 1 jar, from the neighbour
-5. Flour, 4 kg, from the mill in Annecy
-6. Butter, 750 g, from the dairy
-7. Eggs, 12, from the farm near Grenoble
-8. Sugar, 1 kg, from the shop""",
-}
-EDITS = {
-    "a note": "Repeat this text exactly, but write Wednesday instead of Tuesday:\n\n",
-    "code": "Give me this Python code again, with the variable tax renamed to vat:\n\n",
-    "a list": "Copy this list and change the honey to 2 jars:\n\n",
-}
+TEXTS = (
+    (
+        "The committee met on Tuesday to discus the new library. The architect, Maria Alvarez, showed "
+        "three designs and explaned the cost of each. After a long debate the members chose the second "
+        "design, because it keeps the old oak trees and leaves room for a reading garden. Construction "
+        "begins in April and should be finished before the winter of next year."
+    ),
+    (
+        "The old town lies on a hill above the river. Its walls were built in the twelvth century, and "
+        "most of them still stand. Every Saturday farmers from the valley sell cheese, honey and "
+        "vegtables in the square in front of the church. In summer the streets are full of visitors, "
+        "but in winter only the people who live there walk through the snow to the bakery. The last "
+        "train leaves at nine in the evening, and after that the town is quiet until the bells ring in "
+        "the morning."
+    ),
+    (
+        "Preheat the oven to 180 degrees. Mix the flour, the sugar and the salt in a large bowl. Add "
+        "the butter and the eggs and stir until the dough is smooth. Cover the bowl with a towel and "
+        "let the dough rest for one hour. Cut the apples into thin slices and mix them with cinamon "
+        "and lemon juice. Roll out the dough, lay it into the form and spread the apples on it. Bake "
+        "the cake for forty minuts and let it cool down before you cut it."
+    ),
+)
+EDITS = (
+    "Correct the spelling mistakes in the following text and return the whole text:\n\n",
+    "Repeat this text word for word:\n\n",
+)
 OPEN_QUESTIONS = (
     "Write a short story about a lighthouse keeper who finds a bottle.",
     "Explain how a violin makes its sound.",
@@ -74,15 +67,20 @@ class Run:
     tokens_per_second: float
 
 
-def prompts() -> dict[str, list[str]]:
+def prompts() -> dict[str, list[tuple[str, str | None]]]:
+    """By kind: questions, each with a prediction or none."""
+    edits = [(edit + text, text) for text in TEXTS for edit in EDITS]
     return {
-        "copying": [EDITS[name] + text for name, text in TEXTS.items()],
-        "open": list(OPEN_QUESTIONS),
+        "copying": [(question, None) for question, _ in edits],
+        "copying, predicted": [*edits],
+        "open": [(question, None) for question in OPEN_QUESTIONS],
     }
 
 
-def ask(address: Address, model: str, prompt: str) -> Run:
+def ask(address: Address, model: str, prompt: str, prediction: str | None) -> Run:
     body = chat_body(model, prompt, NUM_TOKENS, ignore_eos=False)
+    if prediction is not None:
+        body["prediction"] = {"type": "content", "content": prediction}
     request = encode_request(address[0], "/v1/chat/completions", body)
     [stream] = Client(address).stream_all([request])
     return Run(stream.text(), _decode_rate(stream))
@@ -111,8 +109,10 @@ def measure(
     ):
         for round_number in range(arguments.rounds + 1):
             for kind, texts in prompts().items():
-                for prompt in texts:
-                    expected, actual = (ask(each, model, prompt) for each in (plain, guessing))
+                for prompt, prediction in texts:
+                    expected, actual = (
+                        ask(each, model, prompt, prediction) for each in (plain, guessing)
+                    )
                     if round_number == 0:
                         continue  # warm-up; the prompts are cached from here on
                     ratio = actual.tokens_per_second / expected.tokens_per_second

@@ -103,7 +103,7 @@ class LlamaEngine:
             self._embedder.warm_up()
         self.can_copy = check_snapshots(self._contexts)
         widest = max(self._contexts, key=lambda context: context.num_slots)
-        self.costs.pass_seconds, self.costs.row_seconds = measure_decoding(widest)
+        measure_decoding(widest, self.costs)
         memories = [context.memory for context in self._contexts]
         if self._embedder is not None:
             memories.append(self._embedder.memory)

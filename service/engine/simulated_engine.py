@@ -62,6 +62,7 @@ class SimulatedEngine:
         self.costs = Costs()
         if model.step_seconds:
             self.costs.pass_seconds, self.costs.row_seconds = model.step_seconds, model.row_seconds
+            self.costs.lone_seconds = model.step_seconds + model.row_seconds
         self._model = model
         self._classes = classes
         self._extra_buffers = extra_buffers

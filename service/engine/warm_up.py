@@ -8,6 +8,7 @@ import numpy.typing as npt
 import structlog
 
 from service.errors import LlamaError
+from service.kvcache.costs import Costs
 from service.llama.context import LlamaContext
 from service.llama.snapshot import Snapshot, cut
 
@@ -18,7 +19,9 @@ NUM_TOKENS = 32
 CUT_AT = 13
 CROPPED_LEN = 29
 FIRST_TOKEN = 100
-ROWS_OF_ONE_SLOT = 8
+MEASURED_ROWS = 8
+NUM_TIMINGS = 8
+"""Of each kind; half a second together on two cores."""
 TOLERANCE = 0.01
 """Of the logits' standard deviation. A snapshot read wrongly is off by about 1."""
 
@@ -30,38 +33,38 @@ def warm_up(context: LlamaContext) -> None:
     context.truncate(0, 0)
 
 
-def measure_decoding(context: LlamaContext) -> tuple[float, float]:
-    """Seconds of a pass, and of each row in it, when short sequences decode in all slots.
+def measure_decoding(context: LlamaContext, costs: Costs) -> None:
+    """What steps take when short sequences decode; each slot has some rows if slots are few.
 
-    Of a single slot, when it has some rows, as with drafts.
+    Timings of each kind alternate and the shortest counts, so that it takes a busy machine all the
+    time, and not for a moment, to mislead.
     """
     num_slots = context.num_slots
-    rows_each = 1 if num_slots > 1 else ROWS_OF_ONE_SLOT
-    one = _time_rows(context, 1, 1)
-    many = _time_rows(context, num_slots, rows_each)
-    row = max(0.0, many - one) / (num_slots * rows_each - 1)
-    return max(0.0, one - row), row
+    rows_each = -(-MEASURED_ROWS // num_slots)
+    kinds = ((1, 1), (1, 2), (num_slots, rows_each))
+    timings = [[_time_rows(context, *kind) for kind in kinds] for _ in range(NUM_TIMINGS)]
+    costs.lone_seconds, two, many = map(min, zip(*timings, strict=True))
+    costs.row_seconds = max(0.0, many - two) / (num_slots * rows_each - 2)
+    costs.pass_seconds = max(0.0, two - 2 * costs.row_seconds)
 
 
 def _time_rows(context: LlamaContext, num_slots: int, rows_each: int) -> float:
-    """The shorter of two steps that continue `num_slots` sequences by so many tokens each."""
+    """A step that begins `num_slots` sequences with so many tokens each."""
     batch = context.batch
     num_rows = num_slots * rows_each
     num_outputs = min(num_rows, context.num_outputs)
-    seconds: list[float] = []
-    for step in range(3):
-        batch.token[:num_rows] = FIRST_TOKEN
-        batch.pos[:num_rows] = step * rows_each + np.tile(np.arange(rows_each), num_slots)
-        batch.slot[:num_rows] = np.repeat(np.arange(num_slots), rows_each)
-        batch.output[:num_rows] = 0
-        batch.output[num_rows - num_outputs : num_rows] = 1
-        started = time.perf_counter()
-        context.decode(num_rows)
-        context.logits(num_outputs)
-        seconds.append(time.perf_counter() - started)
+    batch.token[:num_rows] = FIRST_TOKEN
+    batch.pos[:num_rows] = np.tile(np.arange(rows_each), num_slots)
+    batch.slot[:num_rows] = np.repeat(np.arange(num_slots), rows_each)
+    batch.output[:num_rows] = 0
+    batch.output[num_rows - num_outputs : num_rows] = 1
+    started = time.perf_counter()
+    context.decode(num_rows)
+    context.logits(num_outputs)
+    seconds = time.perf_counter() - started
     for slot in range(num_slots):
         context.truncate(slot, 0)
-    return min(seconds[1:])
+    return seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

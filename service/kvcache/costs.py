@@ -15,9 +15,11 @@ class Costs:
     """Starts with the ratios measured on SmolLM2-135M; a warm-up and every step correct them."""
 
     pass_seconds: float = 10e-3
-    """A forward pass, whatever number of rows it has."""
+    """A forward pass, whatever number of rows it has; one of several rows."""
     row_seconds: float = 2e-3
-    """One more decoding row in a pass."""
+    """A decoding row in such a pass."""
+    lone_seconds: float = 12e-3
+    """A pass of one row, which other kernels compute: on CPUs it takes less than the sum."""
     prefill_seconds: float = 1e-3
     """A prompt token."""
     save_seconds: float = 1e-3 / 64
@@ -26,6 +28,12 @@ class Costs:
     """A token's cells into a slot."""
     load_seconds: float = 1e-3 / 16
     """A token's cells from disk into host memory."""
+
+    def decode(self, num_passes: int, num_rows: int) -> float:
+        """A step that decodes so many rows."""
+        if num_rows == 1:
+            return self.lone_seconds
+        return num_passes * self.pass_seconds + num_rows * self.row_seconds
 
     def observe_copy(self, copy: CopyTime) -> None:
         if copy.num_tokens < MIN_COPIED:

@@ -5,26 +5,26 @@ Prompt lookup (Saxena 2023): answers that edit, quote or repeat say again what i
 
 from service.core.plan import Tokens, make_tokens
 
-MATCH_LENS = (8, 3)
+MATCH_LENS = (6, 2)
 """Tokens that must agree, tried in this order: a longer match is right more often."""
 
 
-def continue_repetition(tokens: Tokens, max_len: int) -> Tokens:
-    """What followed the last time that the sequence's latest tokens stood in it, if they did.
+def continue_repetition(tokens: Tokens, match_len: int, max_len: int) -> Tokens:
+    """What followed the last time that the latest `match_len` tokens stood there, if they did.
 
         … a b c d e f … a b c        the match reaches to its end
                 d e f …              what followed
 
     A repetition that reaches into its own match goes round and round.
     """
+    if len(tokens) <= match_len:
+        return make_tokens()
     text = tokens.tobytes()
-    for match_len in MATCH_LENS:
-        if len(tokens) > match_len:
-            match = tokens[-match_len:].tobytes()
-            at = _find_last(text, match, len(text) - tokens.itemsize, tokens.itemsize)
-            if at >= 0:
-                return _go_round(tokens, at // tokens.itemsize + match_len, max_len)
-    return make_tokens()
+    match = tokens[-match_len:].tobytes()
+    at = _find_last(text, match, len(text) - tokens.itemsize, tokens.itemsize)
+    if at < 0:
+        return make_tokens()
+    return _go_round(tokens, at // tokens.itemsize + match_len, max_len)
 
 
 def continue_prediction(prediction: Tokens, output: Tokens, max_len: int) -> Tokens:

@@ -58,18 +58,24 @@ class Speculation:
         return chunks
 
     def _guess(self, sequences: Line[Sequence]) -> list[_Guess]:
-        """Of those whose guesses were right often enough to pay if all had some."""
-        rows = len(sequences) * self._costs.row_seconds
-        least_trust = rows / (self._costs.pass_seconds + rows) if rows else 0.0
+        """Of those whose guesses were right often enough to pay if all had one.
+
+        Further ones are right less often, so where the first does not pay they do not.
+        """
+        least_trust = self._find_least_trust(len(sequences))
         guesses: list[_Guess] = []
         for index, sequence in enumerate(sequences):
             drafter = sequence.drafter
-            if drafter is None or drafter.trust < least_trust:
+            if drafter is None or not drafter.may_reach(least_trust):
                 continue
             drafts = self._cut(sequence.draft(self._max_drafts))
             if drafts:
                 guesses.append(_Guess(index, sequence, drafts))
         return guesses
+
+    def _find_least_trust(self, num_rows: int) -> float:
+        """What a guess behind each row adds to the time of a step it must add to its tokens."""
+        return self._costs.decode(1, 2 * num_rows) / self._costs.decode(1, num_rows) - 1
 
     def _cut(self, drafts: Tokens) -> Tokens:
         """Before a token that ends the sequence: nothing is computed behind that."""
@@ -99,7 +105,5 @@ class Speculation:
             assert guess.sequence.drafter is not None
             lengths[guess.sequence.slot.index] += num_drafts
             num_tokens += guess.sequence.drafter.expect(num_drafts)
-        costs = self._costs
-        num_passes = count_passes_of(lengths)
-        seconds = num_passes * costs.pass_seconds + sum(lengths.values()) * costs.row_seconds
+        seconds = self._costs.decode(count_passes_of(lengths), sum(lengths.values()))
         return num_tokens / seconds if limit else GAIN * num_tokens / seconds

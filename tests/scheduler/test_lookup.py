@@ -8,8 +8,8 @@ from service.core.plan import make_tokens
 from service.scheduler.lookup import continue_prediction, continue_repetition
 
 
-def repeat(tokens, max_len=4):
-    return continue_repetition(make_tokens(tokens), max_len).tolist()
+def repeat(tokens, max_len=4, match_len=3):
+    return continue_repetition(make_tokens(tokens), match_len, max_len).tolist()
 
 
 def predict(prediction, output, max_len=4):
@@ -24,9 +24,11 @@ def test_latest_of_several_places_counts():
     assert repeat([1, 2, 3, 4, 0, 1, 2, 3, 5, 0, 1, 2, 3], 1) == [5]
 
 
-def test_longer_match_is_preferred_to_a_later_one():
+def test_longer_match_tells_places_apart_that_a_shorter_one_does_not():
     long = [11, 12, 13, 14, 15, 1, 2, 3]
-    assert repeat([*long, 7, 0, 1, 2, 3, 8, 0, *long], 1) == [7]
+    text = [*long, 7, 0, 1, 2, 3, 8, 0, *long]
+    assert repeat(text, 1, match_len=8) == [7]
+    assert repeat(text, 1, match_len=3) == [8]
 
 
 def test_loop_goes_round_and_round():

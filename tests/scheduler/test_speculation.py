@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 
+from service.core.plan import make_tokens
 from service.core.request import Constraint, ThinkingBudget
 from service.core.sampling import SamplingParams
 from service.scheduler.config import SchedulerConfig
-from service.scheduler.drafter import FIRST_TRUST, Drafter
+from service.scheduler.drafter import FIRST_COUNTS, Drafter
 from tests.scheduler.builders import ROW_SECONDS, Bench, submit
 
 PROMPT = [5, 6, 7, 8]
@@ -21,7 +22,7 @@ def make_bench(classes="4x64", *, row_cost=CHEAP_ROWS, num_vocab=49152, **option
     )
     bench = Bench(classes, config=config, num_vocab=num_vocab)
     costs = bench.allocator.costs
-    costs.pass_seconds, costs.row_seconds = 1.0, row_cost
+    costs.pass_seconds, costs.row_seconds, costs.lone_seconds = 1.0, row_cost, 1.0 + row_cost
     return bench
 
 
@@ -194,19 +195,33 @@ def test_thought_is_closed_at_its_budget_however_far_guesses_reach():
 
 
 def test_trust_follows_what_became_of_guesses_and_returns_with_time():
-    drafter = Drafter(None)
-    drafter.learn(4, 4)
-    assert drafter.trust > FIRST_TRUST
-    for _ in range(4):
-        drafter.learn(4, 0)
-    assert drafter.trust < 0.3
-    for _ in range(500):
+    drafter = Drafter(make_tokens([1, 2, 3, 4]))
+    drafter.draft(make_tokens([9, 1]), 1, 3)
+    first = drafter.expect(3)
+    drafter.learn(3, 3)
+    assert drafter.expect(3) > first
+    for _ in range(6):
+        drafter.learn(3, 0)
+    assert drafter.expect(3) < 1.8 < first
+    for _ in range(2000):
         drafter.learn(0, 0)
-    assert drafter.trust == pytest.approx(FIRST_TRUST, abs=0.01)
+    assert drafter.expect(3) == pytest.approx(first, rel=0.01)
+
+
+def test_kinds_of_guesses_are_trusted_apart():
+    drafter = Drafter(None)
+    for _ in range(9):
+        drafter.draft(make_tokens([1, 2, 3, 4, 1, 2, 3]), 1, 1)
+        drafter.learn(1, 0)
+    assert drafter.expect(1) < 1.2
+    drafter.draft(make_tokens([*range(9), *range(8)]), 1, 1)
+    assert drafter.expect(1) > 1.8
 
 
 def test_expected_tokens_are_one_and_those_of_a_run_of_right_guesses():
     drafter = Drafter(None)
-    drafter.trust = 0.5
-    assert drafter.expect(0) == 1
-    assert drafter.expect(2) == pytest.approx(1 + 0.5 + 0.25)
+    drafter.draft(make_tokens([1, 2, 3, 4, 1, 2, 3]), 1, 2)
+    num_right, num_wrong = FIRST_COUNTS[-1]
+    trust = num_right / (num_right + num_wrong)
+    assert drafter.expect(0) == pytest.approx(1)
+    assert drafter.expect(2) == pytest.approx(1 + trust + trust**2)
