@@ -42,6 +42,7 @@ PROGRESS_SECONDS = 5
 NUM_SAMPLES = 1800
 """At most, roughly: enough for a picture."""
 EXIT_SECONDS = 10
+LAST_LINES = 20
 
 
 class Progress:
@@ -78,10 +79,19 @@ def soak(arguments: argparse.Namespace, console: Console) -> tuple[Course, list[
     with running_site(
         arguments.model, threads=arguments.threads, num_workers=arguments.workers
     ) as site:
-        course = asyncio.run(run_soak(site, plan, Progress(console).show))
+        try:
+            course = asyncio.run(run_soak(site, plan, Progress(console).show))
+        except ExceptionGroup:
+            if site.has_ended:
+                last = "".join(list(_read_log(site.log_path))[-LAST_LINES:])
+                raise SystemExit(
+                    f"the service ended in the middle; its last lines:\n{last}"
+                ) from None
+            raise
+        finally:
+            if arguments.log is not None:
+                shutil.copy(site.log_path, arguments.log)
         children = site.children()
-        if arguments.log is not None:
-            shutil.copy(site.log_path, arguments.log)
         log = list(_read_log(site.log_path))
     left_behind = psutil.wait_procs(children, timeout=EXIT_SECONDS)[1]
     return course, _judge(arguments, course, log, num_left_behind=len(left_behind))

@@ -21,8 +21,9 @@ HOST_BYTES = 8 << 20
 DISK_BYTES = 64 << 20
 RUN_BYTES = 2048 * 23_040
 """The longest slot's, with the embedded model."""
-STEP_TOKENS = 64
-"""Few, so that no step takes nearly as long as the watchdog waits, on a busy machine neither."""
+STEP_TOKENS = 48
+"""Fewer than 64, from where on llama.cpp's fused attention rounds otherwise; and so few that, on a
+busy machine too, no step takes nearly as long as the watchdog waits."""
 WATCHDOG_SECONDS = 10
 CLIENT_TIMEOUT_SECONDS = 5
 
@@ -51,6 +52,11 @@ class Site:
     def state_folder(self) -> Path:
         return self.folder / "state"
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the API process is gone; nobody has asked it to."""
+        return self.service.status() == psutil.STATUS_ZOMBIE  # its parent is us, who do not wait
+
     def find_workers(self) -> list[psutil.Process]:
         """Those that live, in the order in which they were started."""
         return [process for process in self.children() if _is_worker(process)]
@@ -63,7 +69,7 @@ class Site:
 def running_site(model: Path, *, threads: int, num_workers: int) -> Iterator[Site]:
     """Small budgets, so that an hour fills all of them, and short time limits.
 
-    Attention is fused so that texts do not depend on the shape of the batch.
+    Attention is fused, in short chunks, so that texts do not depend on the shape of the batch.
     """
     with TemporaryDirectory(prefix="soak-") as name:
         folder = Path(name)
