@@ -25,32 +25,35 @@ from loadtests.server import read_metrics, running_service
 Address = tuple[str, int]
 NUM_TOKENS = 160
 TEXTS = (
-    (
-        "The committee met on Tuesday to discus the new library. The architect, Maria Alvarez, showed "
-        "three designs and explaned the cost of each. After a long debate the members chose the second "
-        "design, because it keeps the old oak trees and leaves room for a reading garden. Construction "
-        "begins in April and should be finished before the winter of next year."
-    ),
-    (
-        "The old town lies on a hill above the river. Its walls were built in the twelvth century, and "
-        "most of them still stand. Every Saturday farmers from the valley sell cheese, honey and "
-        "vegtables in the square in front of the church. In summer the streets are full of visitors, "
-        "but in winter only the people who live there walk through the snow to the bakery. The last "
-        "train leaves at nine in the evening, and after that the town is quiet until the bells ring in "
-        "the morning."
-    ),
-    (
-        "Preheat the oven to 180 degrees. Mix the flour, the sugar and the salt in a large bowl. Add "
-        "the butter and the eggs and stir until the dough is smooth. Cover the bowl with a towel and "
-        "let the dough rest for one hour. Cut the apples into thin slices and mix them with cinamon "
-        "and lemon juice. Roll out the dough, lay it into the form and spread the apples on it. Bake "
-        "the cake for forty minuts and let it cool down before you cut it."
-    ),
+    """
+The committee met on Tuesday to discuss the new library. The architect, Maria Alvarez, showed three
+designs and explained the cost of each. After a long debate the members chose the second design,
+because it keeps the old oak trees and leaves room for a reading garden. Construction begins in
+April and should be finished before the winter of next year.""",
+    """
+The old town lies on a hill above the river. Its walls were built in the twelfth century, and most
+of them still stand. Every Saturday farmers from the valley sell cheese, honey and vegetables in
+the square in front of the church. In summer the streets are full of visitors, but in winter only
+the people who live there walk through the snow to the bakery. The last train leaves at nine in the
+evening, and after that the town is quiet until the bells ring in the morning.""",
+    """
+Preheat the oven to 180 degrees. Mix the flour, the sugar and the salt in a large bowl. Add the
+butter and the eggs and stir until the dough is smooth. Cover the bowl with a towel and let the
+dough rest for one hour. Cut the apples into thin slices and mix them with cinnamon and lemon
+juice. Roll out the dough, lay it into the form and spread the apples on it. Bake the cake for forty
+minutes and let it cool down before you cut it.""",
 )
-EDITS = (
-    "Correct the spelling mistakes in the following text and return the whole text:\n\n",
-    "Repeat this text word for word:\n\n",
-)
+SPELLINGS = {
+    "discuss": "discus",
+    "explained": "explaned",
+    "twelfth": "twelvth",
+    "vegetables": "vegtables",
+    "cinnamon": "cinamon",
+    "minutes": "minuts",
+}
+"""Right, and as the text to be corrected has it."""
+CORRECT = "Correct the spelling mistakes in the following text and return the whole text:\n\n"
+REPEAT = "Repeat this text word for word:\n\n"
 OPEN_QUESTIONS = (
     "Write a short story about a lighthouse keeper who finds a bottle.",
     "Explain how a violin makes its sound.",
@@ -69,12 +72,20 @@ class Run:
 
 def prompts() -> dict[str, list[tuple[str, str | None]]]:
     """By kind: questions, each with a prediction or none."""
-    edits = [(edit + text, text) for text in TEXTS for edit in EDITS]
+    texts = [text.strip().replace("\n", " ") for text in TEXTS]
+    edits = [(CORRECT + _misspell(text), text) for text in texts]
+    edits += [(REPEAT + text, text) for text in texts]
     return {
         "copying": [(question, None) for question, _ in edits],
         "copying, predicted": [*edits],
         "open": [(question, None) for question in OPEN_QUESTIONS],
     }
+
+
+def _misspell(text: str) -> str:
+    for right, wrong in SPELLINGS.items():
+        text = text.replace(right, wrong)
+    return text
 
 
 def ask(address: Address, model: str, prompt: str, prediction: str | None) -> Run:

@@ -46,6 +46,12 @@ def measure_decoding(context: LlamaContext, costs: Costs) -> None:
     costs.lone_seconds, two, many = map(min, zip(*timings, strict=True))
     costs.row_seconds = max(0.0, many - two) / (num_slots * rows_each - 2)
     costs.pass_seconds = max(0.0, two - 2 * costs.row_seconds)
+    logger.debug(
+        "decoding_measured",
+        pass_ms=round(costs.pass_seconds * 1000, 2),
+        row_ms=round(costs.row_seconds * 1000, 2),
+        lone_ms=round(costs.lone_seconds * 1000, 2),
+    )
 
 
 def _time_rows(context: LlamaContext, num_slots: int, rows_each: int) -> float:

@@ -29,12 +29,6 @@ class Costs:
     load_seconds: float = 1e-3 / 16
     """A token's cells from disk into host memory."""
 
-    def decode(self, num_passes: int, num_rows: int) -> float:
-        """A step that decodes so many rows."""
-        if num_rows == 1:
-            return self.lone_seconds
-        return num_passes * self.pass_seconds + num_rows * self.row_seconds
-
     def observe_copy(self, copy: CopyTime) -> None:
         if copy.num_tokens < MIN_COPIED:
             return

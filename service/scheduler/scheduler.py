@@ -185,6 +185,9 @@ class Scheduler:
                 seconds=seconds,
                 depth=depth / (self._num_prompt or 1),
             )
+        if len(self._planned) == self._num_decode == 1:
+            [chunk] = self._plan.chunks()
+            self._speculation.observe(chunk.num_rows, seconds)
         if self._pace.token_seconds:
             self._allocator.costs.prefill_seconds = self._pace.token_seconds
 

@@ -10,11 +10,17 @@ from dataclasses import dataclass, replace
 from service.core.plan import Chunk, Filler, Tokens
 from service.kvcache.costs import Costs
 from service.scheduler.config import SchedulerConfig
+from service.scheduler.decode_cost import DecodeCost
 from service.scheduler.passes import count_passes_of, rows_by_slot
 from service.scheduler.sequence import Sequence
 
 GAIN = 1.05
 """A step with guesses must promise so much more: costs are estimates."""
+TRIAL_STEPS = 100
+"""After so many steps without drafts, some that are likely to be right are tried whatever they are
+believed to cost."""
+TRIAL_DRAFTS = 3
+TRIAL_TRUST = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +33,14 @@ class _Guess:
 
 
 class Speculation:
-    """Chooses drafts; knows nothing between steps but the costs, which it does not change."""
+    """Chooses drafts, and learns what they cost."""
 
     def __init__(self, config: SchedulerConfig, costs: Costs, eog_tokens: frozenset[int]) -> None:
         self._max_drafts = config.max_drafts
         self._step_drafts = config.step_drafts
-        self._costs = costs
+        self._cost = DecodeCost(costs)
+        self._num_without = 0
+        """Steps since the last one with drafts."""
         self._eog_tokens = eog_tokens
 
     def draft(
@@ -41,6 +49,7 @@ class Speculation:
         """The chunks of decoding sequences in one context, with drafts where they pay."""
         if self._max_drafts == 0:
             return chunks
+        self._num_without += 1
         guesses = self._guess(sequences)
         if not guesses:
             return chunks
@@ -49,13 +58,20 @@ class Speculation:
             range(self._longest(guesses) + 1),
             key=lambda limit: self._value(limit, sequences, guesses, lengths),
         )
+        if best == 0 and self._num_without >= TRIAL_STEPS:
+            best = min(TRIAL_DRAFTS, self._longest(guesses))
         if best == 0:
             return chunks
+        self._num_without = 0
         chunks = list(chunks)
         for guess in guesses:
             chunk = chunks[guess.index]
             chunks[guess.index] = replace(chunk, drafts=tuple(guess.drafts[:best]))
         return chunks
+
+    def observe(self, num_rows: int, seconds: float) -> None:
+        """Learn from a step of one running sequence: its last token, and drafts behind it."""
+        self._cost.observe(num_rows, seconds)
 
     def _guess(self, sequences: Line[Sequence]) -> list[_Guess]:
         """Of those whose guesses were right often enough to pay if all had one.
@@ -66,7 +82,7 @@ class Speculation:
         guesses: list[_Guess] = []
         for index, sequence in enumerate(sequences):
             drafter = sequence.drafter
-            if drafter is None or not drafter.may_reach(least_trust):
+            if drafter is None or drafter.trust < least_trust:
                 continue
             drafts = self._cut(sequence.draft(self._max_drafts))
             if drafts:
@@ -74,8 +90,12 @@ class Speculation:
         return guesses
 
     def _find_least_trust(self, num_rows: int) -> float:
-        """What a guess behind each row adds to the time of a step it must add to its tokens."""
-        return self._costs.decode(1, 2 * num_rows) / self._costs.decode(1, num_rows) - 1
+        """What a guess behind each row adds to the time of a step it must add to its tokens.
+
+        From time to time that is doubted, since what is never tried is never learned.
+        """
+        least = self._cost.seconds(1, 2 * num_rows) / self._cost.seconds(1, num_rows) - 1
+        return min(least, TRIAL_TRUST) if self._num_without >= TRIAL_STEPS else least
 
     def _cut(self, drafts: Tokens) -> Tokens:
         """Before a token that ends the sequence: nothing is computed behind that."""
@@ -105,5 +125,5 @@ class Speculation:
             assert guess.sequence.drafter is not None
             lengths[guess.sequence.slot.index] += num_drafts
             num_tokens += guess.sequence.drafter.expect(num_drafts)
-        seconds = self._costs.decode(count_passes_of(lengths), sum(lengths.values()))
+        seconds = self._cost.seconds(count_passes_of(lengths), sum(lengths.values()))
         return num_tokens / seconds if limit else GAIN * num_tokens / seconds

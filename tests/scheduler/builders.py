@@ -96,7 +96,7 @@ class Driver:
 class Bench(Driver):
     """A scheduler over the simulated engine."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is what some test is about
         self,
         classes: str = "4x64,1x256",
         *,
@@ -105,16 +105,26 @@ class Bench(Driver):
         files: MemoryFiles | None = None,
         config: SchedulerConfig | None = None,
         num_vocab: int = 49152,
+        step_seconds: float = 0.0,
+        row_seconds: float = ROW_SECONDS,
     ) -> None:
         sizes = parse_size_classes(classes)
         # Nobody waits for these seconds; the pace is learned from them. A target of 9 rows leaves
         # 8 prompt tokens beside one stream.
-        self.model = SimulatedModel(num_vocab=num_vocab, bytes_per_token=1, row_seconds=ROW_SECONDS)
+        self.model = SimulatedModel(
+            num_vocab=num_vocab,
+            bytes_per_token=1,
+            step_seconds=step_seconds,
+            row_seconds=row_seconds,
+        )
         self.engine = SimulatedEngine(self.model, sizes, sleep=lambda _: None)
         self.files = files or MemoryFiles()
         self.engine.use_files(self.files)
         self.store = SnapshotStore(
-            host_bytes=host_cache_tokens, disk_bytes=disk_cache_tokens, bytes_per_token=1
+            host_bytes=host_cache_tokens,
+            disk_bytes=disk_cache_tokens,
+            bytes_per_token=1,
+            costs=self.engine.costs,
         )
         self.allocator = SlotAllocator(sizes, self.store)
         config = config or SchedulerConfig(

@@ -5,15 +5,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.core.plan import make_tokens
-from service.scheduler.lookup import continue_prediction, continue_repetition
+from service.scheduler.lookup import (
+    find_continuation,
+    find_prediction,
+    find_resumption,
+    unroll,
+)
 
 
 def repeat(tokens, max_len=4, match_len=3):
-    return continue_repetition(make_tokens(tokens), match_len, max_len).tolist()
+    text = make_tokens(tokens)
+    start = find_continuation(text, match_len)
+    return [] if start is None else unroll(text, start, max_len).tolist()
 
 
-def predict(prediction, output, max_len=4):
-    return continue_prediction(make_tokens(prediction), make_tokens(output), max_len).tolist()
+def predict(prediction, output):
+    start = find_prediction(make_tokens(prediction), make_tokens(output))
+    return [] if start is None else prediction[start : start + 4]
 
 
 def test_text_that_was_there_before_goes_on_as_it_did():
@@ -78,3 +86,11 @@ def test_prediction_that_the_output_left_tells_nothing():
     assert predict([1, 2, 3, 4], [7]) == []
     assert predict([1, 2, 3, 4], [7, 2, 1, 3]) == []
     assert predict([1, 2], [1, 2]) == []
+
+
+def test_text_is_taken_up_close_to_where_it_was_left():
+    source = make_tokens(list(range(10, 30)))
+    assert find_resumption(source, 5, 17) == 8
+    assert find_resumption(source, 5, 14) is None
+    assert find_resumption(source, 5, 25) is None
+    assert find_resumption(source, 18, 29) is None
