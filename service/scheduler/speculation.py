@@ -11,6 +11,7 @@ from service.core.plan import Chunk, Filler, Tokens
 from service.kvcache.costs import Costs
 from service.scheduler.config import SchedulerConfig
 from service.scheduler.decode_cost import DecodeCost
+from service.scheduler.drafter import Drafter
 from service.scheduler.passes import count_passes_of, rows_by_slot
 from service.scheduler.sequence import Sequence
 
@@ -18,7 +19,7 @@ GAIN = 1.05
 """A step with guesses must promise so much more: costs are estimates."""
 TRIAL_STEPS = 100
 """After so many steps without drafts, some that are likely to be right are tried whatever they are
-believed to cost."""
+believed to cost: what is never tried is never learned."""
 TRIAL_DRAFTS = 3
 TRIAL_TRUST = 0.8
 
@@ -74,28 +75,27 @@ class Speculation:
         self._cost.observe(num_rows, seconds)
 
     def _guess(self, sequences: Line[Sequence]) -> list[_Guess]:
-        """Of those whose guesses were right often enough to pay if all had one.
-
-        Further ones are right less often, so where the first does not pay they do not.
-        """
-        least_trust = self._find_least_trust(len(sequences))
+        """Of those whose guesses were right often enough to pay if all had some."""
+        is_trial = self._num_without >= TRIAL_STEPS
         guesses: list[_Guess] = []
         for index, sequence in enumerate(sequences):
             drafter = sequence.drafter
-            if drafter is None or drafter.trust < least_trust:
+            if drafter is None or not (
+                self._may_pay(drafter, len(sequences)) or (is_trial and drafter.trust > TRIAL_TRUST)
+            ):
                 continue
             drafts = self._cut(sequence.draft(self._max_drafts))
             if drafts:
                 guesses.append(_Guess(index, sequence, drafts))
         return guesses
 
-    def _find_least_trust(self, num_rows: int) -> float:
-        """What a guess behind each row adds to the time of a step it must add to its tokens.
-
-        From time to time that is doubted, since what is never tried is never learned.
-        """
-        least = self._cost.seconds(1, 2 * num_rows) / self._cost.seconds(1, num_rows) - 1
-        return min(least, TRIAL_TRUST) if self._num_without >= TRIAL_STEPS else least
+    def _may_pay(self, drafter: Drafter, num_rows: int) -> bool:
+        """Whether some number of guesses behind each row would; if not, none are searched for."""
+        plain = GAIN / self._cost.seconds(1, num_rows)
+        return any(
+            drafter.expect(num_drafts) / self._cost.seconds(1, num_rows * (1 + num_drafts)) > plain
+            for num_drafts in range(1, self._max_drafts + 1)
+        )
 
     def _cut(self, drafts: Tokens) -> Tokens:
         """Before a token that ends the sequence: nothing is computed behind that."""
