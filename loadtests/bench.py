@@ -114,6 +114,7 @@ def measure(arguments: argparse.Namespace, console: Console) -> dict[int, list[M
         "engine__contexts": f"{num_slots}x{SLOT_LEN}",
         "engine__threads": str(arguments.threads),
         "scheduler__step_tokens": str(STEP_TOKENS),
+        "scheduler__max_drafts": "0",  # the raw loop guesses nothing either
     }
     with running_service(**settings) as address:
         for round_number in range(arguments.rounds + 1):

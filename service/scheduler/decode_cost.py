@@ -36,5 +36,8 @@ class DecodeCost:
             return
         size = num_rows / SCALE
         gain = SMOOTHING * error / (1 + size * size)
-        self._pass_seconds = max(0.0, self._pass_seconds + gain)
         self._row_seconds = max(0.0, self._row_seconds + gain * size / SCALE)
+        # Several rows take no less than one. Without that, steps of two could teach that a pass is
+        # free and each row dear, and no step of more would ever be tried.
+        least = max(0.0, self._lone_seconds - self._row_seconds)
+        self._pass_seconds = max(least, self._pass_seconds + gain)
