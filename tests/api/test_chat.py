@@ -20,6 +20,7 @@ from tests.api.builders import (
     one_body,
     post_scope,
     serving,
+    tokens_of,
 )
 
 
@@ -145,6 +146,7 @@ async def test_fields_without_effect_here_are_accepted():
         )
     assert answer.service_tier == "default"
     assert answer.system_fingerprint == "fp_test"
+    assert service.engine.requests[-1].prediction == tokens_of("x")
     assert answer.usage.completion_tokens_details.accepted_prediction_tokens == 0
     assert answer.usage.completion_tokens_details.rejected_prediction_tokens == 0
 

@@ -61,7 +61,8 @@ async def test_reader_gets_what_there_is_and_then_the_error():
         assert words
 
 
-async def test_deadline_outlives_the_worker():
+async def test_deadline_outlives_the_worker(monkeypatch):
+    monkeypatch.setattr("service.runtime.pool.MAX_FAILED_STARTS", 99)  # the pool never gives up
     async with running_pool(engine_config("1x1024", **SLOW)) as bench:
         stream = bench.pool.submit(endless([5, 6], seconds=3.0))
         await until(lambda: stream.num_output_tokens > 0)

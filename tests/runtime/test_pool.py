@@ -5,6 +5,7 @@ import subprocess
 import sys
 from typing import Any
 
+import msgspec
 import psutil
 import pytest
 
@@ -51,6 +52,21 @@ async def test_stop_string_ends_the_text_before_it_and_frees_the_slot():
         assert (await read(stream)).split() == words[:3]
         assert stream.finish_reason == "stop"
         await until(lambda: bench.sample("requests_running", worker="0") == 0)
+
+
+async def test_prediction_that_proves_right_is_counted_and_changes_nothing():
+    async with running_pool(engine_config(step_seconds=0.004, row_seconds=0.0001)) as bench:
+        words = (await read(bench.pool.submit(request([5, 6], max_tokens=20)))).split()
+        prediction = [*map(int, words[:12]), 1, 2, 3]
+        asked = msgspec.structs.replace(request([5, 6], max_tokens=20), prediction=prediction)
+        stream = bench.pool.submit(asked)
+        assert (await read(stream)).split() == words
+        assert stream.num_output_tokens == 20
+        assert 5 < stream.num_accepted_tokens < 12
+        assert bench.sample("accepted_draft_tokens_total") >= stream.num_accepted_tokens
+        assert bench.sample("draft_tokens_total") >= (
+            stream.num_accepted_tokens + stream.num_rejected_tokens
+        )
 
 
 @pytest.mark.parametrize("stage", ["queued", "prefill", "decode"])
