@@ -63,8 +63,8 @@ async def test_prediction_that_proves_right_is_counted_and_changes_nothing():
         assert (await read(stream)).split() == words
         assert stream.num_output_tokens == 20
         assert 5 < stream.num_accepted_tokens < 12
-        assert bench.sample("accepted_draft_tokens_total") >= stream.num_accepted_tokens
-        assert bench.sample("draft_tokens_total") >= (
+        assert (bench.sample("accepted_draft_tokens_total") or 0) >= stream.num_accepted_tokens
+        assert (bench.sample("draft_tokens_total") or 0) >= (
             stream.num_accepted_tokens + stream.num_rejected_tokens
         )
 
