@@ -39,6 +39,7 @@ class Speculation:
     def __init__(self, config: SchedulerConfig, costs: Costs, eog_tokens: frozenset[int]) -> None:
         self._max_drafts = config.max_drafts
         self._step_drafts = config.step_drafts
+        self._target_seconds = config.target_itl_seconds
         self._cost = DecodeCost(costs)
         self._num_without = 0
         """Steps since the last one with drafts."""
@@ -116,7 +117,10 @@ class Speculation:
         guesses: list[_Guess],
         lengths: dict[int, int],
     ) -> float:
-        """Tokens a second of a step with at most `limit` drafts behind each sequence."""
+        """Tokens a second of a step with at most `limit` drafts behind each sequence.
+
+        Nothing where drafts would keep streams waiting for longer than tokens should.
+        """
         lengths = dict(lengths)
         num_tokens = float(len(sequences) - len(guesses))
         for guess in guesses:
@@ -126,4 +130,6 @@ class Speculation:
             lengths[guess.sequence.slot.index] += num_drafts
             num_tokens += guess.sequence.drafter.expect(num_drafts)
         seconds = self._cost.seconds(count_passes_of(lengths), sum(lengths.values()))
-        return num_tokens / seconds if limit else GAIN * num_tokens / seconds
+        if limit == 0:
+            return GAIN * num_tokens / seconds
+        return num_tokens / seconds if seconds <= self._target_seconds else 0.0

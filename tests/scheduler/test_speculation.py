@@ -11,7 +11,7 @@ from service.kvcache.costs import Costs
 from service.scheduler.config import SchedulerConfig
 from service.scheduler.decode_cost import DecodeCost
 from service.scheduler.drafter import Drafter
-from tests.scheduler.builders import ROW_SECONDS, Bench, submit
+from tests.scheduler.builders import Bench, submit
 
 PROMPT = [5, 6, 7, 8]
 CHEAP_ROWS = 1e-4
@@ -20,7 +20,7 @@ CHEAP_ROWS = 1e-4
 
 def make_bench(classes="4x64", *, row_cost=CHEAP_ROWS, num_vocab=49152, **options):
     config = SchedulerConfig(
-        step_tokens=32, target_itl_seconds=9 * ROW_SECONDS, growth_tokens=8, **options
+        **{"step_tokens": 32, "target_itl_seconds": 9.0, "growth_tokens": 8} | options
     )
     return Bench(
         classes, config=config, num_vocab=num_vocab, step_seconds=1.0, row_seconds=row_cost
@@ -150,6 +150,17 @@ def test_all_that_repeat_are_guessed_in_the_same_pass():
     assert len(bench.plans) < 12
     for request in requests:
         assert bench.outcomes[request.sequence_id] == bench.undisturbed(request, 64)
+
+
+def test_guesses_keep_no_stream_waiting_beyond_the_target():
+    bench = make_bench(row_cost=0.1, target_itl_seconds=2.0)
+    requests = [predict(bench, number, [number, 50, 60]) for number in (1, 2)]
+    for request in requests:
+        bench.add(request)
+    bench.run()
+    num_rows = [sum(chunk.num_rows for chunk in plan.chunks()) for plan in bench.plans[1:]]
+    assert max(num_rows) == 10  # 1 + 10 * 0.1 seconds, and not the 18 that there could be
+    assert len(bench.plans) < 12
 
 
 def test_drafts_of_a_step_stay_within_its_budget():
