@@ -177,12 +177,16 @@ class Scheduler:
             else:
                 self._num_prompt += chunk.num_tokens
                 depth += chunk.num_tokens * chunk.start
-        has_drafts = any(chunk.drafts for chunk in self._plan.chunks())
-        if (self._num_decode or self._num_prompt) and not has_drafts:
+        num_drafts = sum(len(chunk.drafts) for chunk in self._plan.chunks())
+        plain_seconds = seconds
+        if num_drafts:
+            num_rows = self._num_decode + num_drafts
+            plain_seconds = self._speculation.without_drafts(seconds, self._num_decode, num_rows)
+        if self._num_decode or self._num_prompt:
             self._pace.observe(
                 num_decode=self._num_decode,
                 num_prompt=self._num_prompt,
-                seconds=seconds,
+                seconds=plain_seconds,
                 depth=depth / (self._num_prompt or 1),
             )
         if len(self._planned) == self._num_decode == 1:

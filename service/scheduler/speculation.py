@@ -75,6 +75,11 @@ class Speculation:
         """Learn from a step of one running sequence: its last token, and drafts behind it."""
         self._cost.observe(num_rows, seconds)
 
+    def without_drafts(self, seconds: float, num_sequences: int, num_rows: int) -> float:
+        """What a step of so many rows would have taken without those of its drafts."""
+        plain, whole = (self._cost.seconds(1, rows) for rows in (num_sequences, num_rows))
+        return seconds * plain / whole if whole else seconds
+
     def _guess(self, sequences: Line[Sequence]) -> list[_Guess]:
         """Of those whose guesses were right often enough to pay if all had some."""
         is_trial = self._num_without >= TRIAL_STEPS
