@@ -9,6 +9,9 @@ SCALE = 8
 OUTLIER = 1.5
 """A step that takes so many times what it should says something of the machine, not of its rows."""
 
+LEAST_SECONDS = 1e-6
+"""No step takes less: costs are divided by, and an engine that pretends may take no time."""
+
 
 class DecodeCost:
     """A pass and its rows, and a lone row, which other kernels compute.
@@ -32,12 +35,12 @@ class DecodeCost:
         expected = self.seconds(1, num_rows)
         error = min(seconds, OUTLIER * expected) - expected
         if num_rows == 1:
-            self._lone_seconds += SMOOTHING * error
+            self._lone_seconds = max(LEAST_SECONDS, self._lone_seconds + SMOOTHING * error)
             return
         size = num_rows / SCALE
         gain = SMOOTHING * error / (1 + size * size)
         self._row_seconds = max(0.0, self._row_seconds + gain * size / SCALE)
         # Several rows take no less than one. Without that, steps of two could teach that a pass is
         # free and each row dear, and no step of more would ever be tried.
-        least = max(0.0, self._lone_seconds - self._row_seconds)
+        least = max(LEAST_SECONDS, self._lone_seconds - self._row_seconds)
         self._pass_seconds = max(least, self._pass_seconds + gain)

@@ -170,14 +170,14 @@ class Scheduler:
 
     def _observe_pace(self, seconds: float) -> None:
         self._num_decode = self._num_prompt = 0
-        depth = 0
+        num_drafts = depth = 0
         for sequence, chunk in zip(self._planned, self._plan.chunks(), strict=True):
             if sequence.is_decoding:
                 self._num_decode += 1
+                num_drafts += len(chunk.drafts)
             else:
                 self._num_prompt += chunk.num_tokens
                 depth += chunk.num_tokens * chunk.start
-        num_drafts = sum(len(chunk.drafts) for chunk in self._plan.chunks())
         plain_seconds = seconds
         if num_drafts:
             num_rows = self._num_decode + num_drafts

@@ -252,6 +252,15 @@ def test_cost_that_the_warm_up_overestimated_is_found_out():
     assert sum(any(drafts_of(plan)) for plan in bench.plans[-40:]) > 2
 
 
+def test_cost_stays_above_nothing_with_an_engine_that_takes_no_time():
+    cost = DecodeCost(Costs())
+    for _ in range(20_000):
+        cost.observe(1, 0.0)
+        cost.observe(4, 0.0)
+    assert cost.seconds(1, 1) > 0
+    assert cost.seconds(1, 4) > 0
+
+
 def test_cost_follows_the_steps_and_one_that_stalls_changes_little():
     cost = DecodeCost(Costs(pass_seconds=2.0, row_seconds=1.0, lone_seconds=3.0))
     for _ in range(300):
