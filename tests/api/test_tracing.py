@@ -247,8 +247,8 @@ async def test_a_client_that_leaves_is_marked_where_it_left(stream):
 
 
 async def test_a_worker_that_dies_is_an_event_of_the_stage_that_it_interrupts():
-    async with traced_pool(step_seconds=0.02, workers=2) as (service, bench, collector):
-        asking = asyncio.create_task(post(service, CHAT, forced(max_tokens=30)))
+    async with traced_pool(step_seconds=0.05, workers=2) as (service, bench, collector):
+        asking = asyncio.create_task(post(service, CHAT, forced(max_tokens=60)))
         await until(lambda: bench.sample("time_to_first_token_seconds_count") == 1)
         kill_a_worker()
         assert (await asking).status_code == 200
@@ -258,7 +258,7 @@ async def test_a_worker_that_dies_is_an_event_of_the_stage_that_it_interrupts():
     assert name == "resubmitted"
     assert decode.start < moment < decode.end
     assert attributes["smolserve.num_generated"] > 0
-    assert decode.attributes["gen_ai.usage.output_tokens"] == 30
+    assert decode.attributes["gen_ai.usage.output_tokens"] == 60
     assert not decode.failed
 
 
