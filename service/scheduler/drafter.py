@@ -1,51 +1,48 @@
 """Guesses how one sequence goes on, and knows how often that was right."""
 
+from collections.abc import Iterator
+
 from service.core.plan import Tokens, make_tokens
-from service.scheduler.lookup import (
-    MATCH_LENS,
-    find_continuation,
-    find_prediction,
-    find_resumption,
-    unroll,
-)
+from service.scheduler.alignment import Alignment
+from service.scheduler.lookup import unroll
 
 FIRST_RIGHT, FIRST_WRONG = 3.0, 0.6
 """Guesses that are taken to have been right and wrong while nothing is known."""
 KEPT = 0.96
-"""Of these counts, with each new guess: the last 25 matter."""
-FORGETTING = 0.005
-"""A step without guesses brings the counts back by so much: texts begin to repeat, and stop."""
-PATIENCE = 4
-"""Tokens after a wrong guess within which the text is expected to go on as it was guessed."""
+"""Of these counts, with each new one: the last 25 matter."""
+MAX_TRUST = 0.99
 
 
 class Drafter:
-    """One sequence's. Trust is the probability that a guess is right if those before it are."""
+    """One sequence's. Trust is the probability that a guess is right if those before it are.
+
+    It learns from every token for which there was a guess, whether or not that was computed ahead:
+    so it costs nothing to find out that a text copies, or has stopped to.
+    """
 
     __slots__ = (
         "_is_predicted",
-        "_lost_at",
-        "_num_lost",
-        "_prediction",
+        "_num_prompt",
+        "_num_seen",
+        "_past",
+        "_predicted",
         "_right",
-        "_start",
+        "_tokens",
         "_wrong",
         "num_accepted",
         "num_rejected",
     )
 
-    def __init__(self, prediction: Tokens | None) -> None:
-        """`prediction` is what the client thinks the output will be."""
-        self._prediction = prediction
+    def __init__(self, tokens: Tokens, num_prompt: int, prediction: Tokens | None = None) -> None:
+        """`tokens` are the sequence's, and grow; `prediction` is what the output is said to be."""
+        self._tokens = tokens
+        self._num_prompt = num_prompt
+        self._num_seen = num_prompt
+        self._past = Alignment(tokens)
+        self._predicted = Alignment(prediction, start=0) if prediction else None
         self._right, self._wrong = FIRST_RIGHT, FIRST_WRONG
         self._is_predicted = False
         """Whether the latest guesses are of the prediction, and not of the sequence."""
-        self._start = 0
-        """Where in that they stand."""
-        self._lost_at = 0
-        """Where the first wrong one stands."""
-        self._num_lost = PATIENCE
-        """Tokens since then."""
         self.num_accepted = 0
         """Guesses of the last step that were right and came from the prediction."""
         self.num_rejected = 0
@@ -53,26 +50,24 @@ class Drafter:
 
     @property
     def has_prediction(self) -> bool:
-        return self._prediction is not None
+        return self._predicted is not None
 
     @property
     def trust(self) -> float:
-        return self._right / (self._right + self._wrong)
+        return min(MAX_TRUST, self._right / (self._right + self._wrong))
 
-    def draft(self, tokens: Tokens, num_output: int, max_len: int) -> Tokens:
+    def draft(self, max_len: int) -> Tokens:
         """At most `max_len` tokens, perhaps none; what the client predicts goes first."""
+        self._catch_up()
+        predicted, past = self._predicted, self._past
+        self._is_predicted = predicted is not None and predicted.next is not None
         if max_len <= 0:
             return make_tokens()
-        start = self._find_in_prediction(tokens, num_output)
-        self._is_predicted = start is not None
-        if self._prediction is not None and start is not None:
-            self._start = start
-            return self._prediction[start : start + max_len]
-        start = self._find_in_text(tokens)
-        if start is None:
-            return make_tokens()
-        self._start = start
-        return unroll(tokens, start, max_len)
+        if predicted is not None and predicted.next is not None:
+            return predicted.source[predicted.next : predicted.next + max_len]
+        if past.next is not None:
+            return unroll(past.source, past.next, max_len)
+        return make_tokens()
 
     def expect(self, num_drafts: int) -> float:
         """Tokens that a step with so many guesses gives.
@@ -80,45 +75,34 @@ class Drafter:
         The one that is always drawn, and each guess if all before it are right (Leviathan et al.
         2023, equation 1).
         """
-        trust = min(self.trust, 0.99)
+        trust = self.trust
         return (1 - trust ** (num_drafts + 1)) / (1 - trust)
 
-    def learn(self, num_drafts: int, num_right: int) -> None:
-        """What became of the step's guesses; those behind the first wrong one tell nothing."""
+    def count(self, num_drafts: int, num_right: int) -> None:
+        """What became of the guesses that the step computed."""
         self.num_accepted = num_right if self._is_predicted else 0
         self.num_rejected = num_drafts - num_right if self._is_predicted else 0
-        self._num_lost += 1
-        if num_drafts == 0:
-            self._right += FORGETTING * (FIRST_RIGHT - self._right)
-            self._wrong += FORGETTING * (FIRST_WRONG - self._wrong)
-            return
-        num_wrong = 1 if num_right < num_drafts else 0
-        kept = KEPT ** (num_right + num_wrong)
-        self._right = kept * self._right + num_right
-        self._wrong = kept * self._wrong + num_wrong
-        if num_wrong:
-            self._lost_at, self._num_lost = self._start + num_right, 0
 
-    def _find_in_prediction(self, tokens: Tokens, num_output: int) -> int | None:
-        if self._prediction is None or num_output == 0:
-            return None
-        start = find_prediction(self._prediction, tokens[-num_output:])
-        if start is None and self._is_predicted:
-            start = self._resume(self._prediction, tokens[-1])
-        return start
+    def _catch_up(self) -> None:
+        """Follow the tokens that came since the last time, then look where the text stands."""
+        for token in self._tokens[self._num_seen :]:
+            self._learn([alignment.follow(token) for alignment in self._alignments()])
+        self._num_seen = len(self._tokens)
+        num_output = self._num_seen - self._num_prompt
+        if self._predicted is not None and self._predicted.next is None:
+            self._predicted.search(self._tokens, num_output)
+        if self._past.next is None:
+            self._past.search(self._tokens, self._num_seen)
 
-    def _find_in_text(self, tokens: Tokens) -> int | None:
-        longest, *shorter = MATCH_LENS
-        start = find_continuation(tokens, longest)
-        if start is None and not self._is_predicted:
-            start = self._resume(tokens, tokens[-1])
-        for match_len in shorter:
-            if start is None:
-                start = find_continuation(tokens, match_len)
-        return start
+    def _alignments(self) -> Iterator[Alignment]:
+        """In the order in which they are believed."""
+        if self._predicted is not None:
+            yield self._predicted
+        yield self._past
 
-    def _resume(self, source: Tokens, token: int) -> int | None:
-        """Behind an edit: where the source has the latest token close to what was guessed last."""
-        if self._num_lost >= PATIENCE:
-            return None
-        return find_resumption(source, self._lost_at, token)
+    def _learn(self, verdicts: list[bool | None]) -> None:
+        """From the one whose guess it would have been."""
+        was_right = next((verdict for verdict in verdicts if verdict is not None), None)
+        if was_right is not None:
+            self._right = KEPT * self._right + was_right
+            self._wrong = KEPT * self._wrong + (not was_right)

@@ -197,7 +197,7 @@ class Scheduler:
 
     def _judge_drafts(self, sequence: Sequence, num_drafts: int, num_right: int) -> None:
         if sequence.drafter is not None:
-            sequence.drafter.learn(num_drafts, num_right)
+            sequence.drafter.count(num_drafts, num_right)
         self.num_drafted += num_drafts
         self.num_accepted += num_right
 
@@ -426,21 +426,24 @@ class Scheduler:
         for row in rows:
             row.sort(key=_slot_index)
         self._planned = [sequence for row in rows for _, sequence, _ in row]
-        return [
+        contexts = [
             self._plan_context(class_index, row, is_decoding=class_index in decoding)
             for class_index, row in enumerate(rows)
             if row
         ]
+        if any(not sequence.is_decoding for sequence in self._planned):
+            return contexts  # what running streams leave of a step is the prompts'
+        return [self._add_drafts(context, rows[context.class_index]) for context in contexts]
 
     def _plan_context(self, class_index: int, row: list[Row], *, is_decoding: bool) -> ContextPlan:
         chunks = [chunk for _, _, chunk in row]
-        if not is_decoding:
-            return ContextPlan(class_index, chunks, [])
-        fillers = self._bridge_holes(class_index, row)
-        sequences = [sequence for _, sequence, _ in row]
-        if all(sequence.is_decoding for sequence in sequences):
-            chunks = self._speculation.draft(sequences, chunks, fillers)
+        fillers = self._bridge_holes(class_index, row) if is_decoding else []
         return ContextPlan(class_index, chunks, fillers)
+
+    def _add_drafts(self, context: ContextPlan, row: list[Row]) -> ContextPlan:
+        sequences = [sequence for _, sequence, _ in row]
+        chunks = self._speculation.draft(sequences, context.chunks, context.fillers)
+        return ContextPlan(context.class_index, chunks, context.fillers)
 
     def _close_holes(self) -> None:
         """Keep running slots together, so that they decode in one pass."""

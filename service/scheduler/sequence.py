@@ -91,7 +91,7 @@ class Sequence:
             request.num_logprobs,
             request.constraint,
         )
-        self.drafter = _make_drafter(request)
+        self.drafter = _make_drafter(request, self.tokens, self.num_prompt_tokens)
         thinking = request.thinking
         self._budget_left = _thinking_left(request)
         self._end_token = None if thinking is None else thinking.end_token
@@ -147,7 +147,7 @@ class Sequence:
         room = min(max_len, self.num_left - 1, self.slot.length - len(self.tokens))
         if self._budget_left is not None:
             room = min(room, self._budget_left - 1)  # a thought is closed behind the last of them
-        return self.drafter.draft(self.tokens, self.num_output, room)
+        return self.drafter.draft(room)
 
     def append(self, token: int) -> list[int]:
         """Add a drawn token; what was added, which closes a thought that spent its budget."""
@@ -168,7 +168,7 @@ class Sequence:
         self.num_computed = self.slot.num_held = num_computed
 
 
-def _make_drafter(request: Submit) -> Drafter | None:
+def _make_drafter(request: Submit, tokens: Tokens, num_prompt: int) -> Drafter | None:
     """None where a draw depends on more than the logits: on tokens before it, or on a grammar.
 
     Then a guess would have to be right before the next one could be judged.
@@ -181,7 +181,8 @@ def _make_drafter(request: Submit) -> Drafter | None:
     )
     if has_penalties or request.constraint is not None or request.num_logprobs is not None:
         return None
-    return Drafter(make_tokens(request.prediction) if request.prediction else None)
+    prediction = make_tokens(request.prediction) if request.prediction else None
+    return Drafter(tokens, num_prompt, prediction)
 
 
 def _thinking_left(request: Submit) -> int | None:

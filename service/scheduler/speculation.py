@@ -52,7 +52,10 @@ class Speculation:
         if self._max_drafts == 0:
             return chunks
         self._num_without += 1
-        guesses = self._guess(sequences)
+        if not (self._could_pay(len(sequences)) or self._num_without % TRIAL_STEPS == 0):
+            return chunks
+        is_trial = self._num_without >= TRIAL_STEPS
+        guesses = self._guess(sequences, is_trial=is_trial)
         if not guesses:
             return chunks
         lengths = rows_by_slot(chunks, fillers)
@@ -60,7 +63,7 @@ class Speculation:
             range(self._longest(guesses) + 1),
             key=lambda limit: self._value(limit, sequences, guesses, lengths),
         )
-        if best == 0 and self._num_without >= TRIAL_STEPS:
+        if best == 0 and is_trial:
             best = min(TRIAL_DRAFTS, self._longest(guesses))
         if best == 0:
             return chunks
@@ -80,23 +83,37 @@ class Speculation:
         plain, whole = (self._cost.seconds(1, rows) for rows in (num_sequences, num_rows))
         return seconds * plain / whole if whole else seconds
 
-    def _guess(self, sequences: Line[Sequence]) -> list[_Guess]:
+    def _could_pay(self, num_rows: int) -> bool:
+        """Whether guesses behind each row would pay if all were right, or those behind one.
+
+        If neither does, none are sought.
+        """
+        plain = GAIN * num_rows / self._cost.seconds(1, num_rows)
+        each = min(self._max_drafts, self._step_drafts // num_rows)
+        choices = [(1, num_rows * drafts) for drafts in range(1, each + 1)]
+        choices.append((2, self._max_drafts))
+        for num_passes, num_drafts in choices:
+            seconds = self._cost.seconds(num_passes, num_rows + num_drafts)
+            if seconds <= self._target_seconds and (num_rows + num_drafts) / seconds > plain:
+                return True
+        return False
+
+    def _guess(self, sequences: Line[Sequence], *, is_trial: bool) -> list[_Guess]:
         """Of those whose guesses were right often enough to pay if all had some."""
-        is_trial = self._num_without >= TRIAL_STEPS
         guesses: list[_Guess] = []
         for index, sequence in enumerate(sequences):
             drafter = sequence.drafter
-            if drafter is None or not (
-                self._may_pay(drafter, len(sequences)) or (is_trial and drafter.trust > TRIAL_TRUST)
-            ):
+            if drafter is None:
                 continue
             drafts = self._cut(sequence.draft(self._max_drafts))
-            if drafts:
+            if drafts and (
+                self._may_pay(drafter, len(sequences)) or (is_trial and drafter.trust > TRIAL_TRUST)
+            ):
                 guesses.append(_Guess(index, sequence, drafts))
         return guesses
 
     def _may_pay(self, drafter: Drafter, num_rows: int) -> bool:
-        """Whether some number of guesses behind each row would; if not, none are searched for."""
+        """Whether some number of guesses behind each row would."""
         plain = GAIN / self._cost.seconds(1, num_rows)
         return any(
             drafter.expect(num_drafts) / self._cost.seconds(1, num_rows * (1 + num_drafts)) > plain

@@ -121,10 +121,13 @@ def test_nothing_is_guessed_where_it_is_turned_off():
     assert not any(any(drafts_of(plan)) for plan in bench.plans)
 
 
-def test_nothing_is_guessed_beside_a_prompt():
-    bench = make_bench()
+@pytest.mark.parametrize("classes", ["4x64", "1x64,1x512"])
+def test_nothing_is_guessed_beside_a_prompt(classes):
+    bench = make_bench(classes)
     bench.add(predict(bench))
     bench.step()
+    bench.step()
+    assert any(drafts_of(bench.plans[-1]))
     bench.add(submit(2, list(range(100, 140))))
     bench.step()
     assert not any(drafts_of(bench.plans[-1]))
@@ -206,38 +209,62 @@ def test_thought_is_closed_at_its_budget_however_far_guesses_reach():
     assert len(bench.plans) < len(plain.plans) / 2
 
 
-def test_trust_follows_what_became_of_guesses_and_returns_with_time():
-    drafter = Drafter(None)
+def follow(drafter, tokens, added):
+    """Let the sequence go on and the drafter see each token when it comes."""
+    for token in added:
+        tokens.append(token)
+        drafter.draft(0)
+
+
+def test_trust_follows_what_would_have_become_of_guesses_computed_or_not():
+    source = list(range(100, 140))
+    tokens = make_tokens(source)
+    drafter = Drafter(tokens, len(source))
     first = drafter.trust
-    drafter.learn(3, 3)
-    assert drafter.trust > first
-    for _ in range(6):
-        drafter.learn(3, 0)
-    assert drafter.trust < first / 1.5
-    for _ in range(2000):
-        drafter.learn(0, 0)
-    assert drafter.trust == pytest.approx(first, rel=0.01)
+    follow(drafter, tokens, source[:4])
+    assert drafter.trust == first  # so far none was guessed
+    follow(drafter, tokens, source[4:12])
+    copying = drafter.trust
+    assert copying > first
+    follow(drafter, tokens, [7, source[13], 7, source[15], 7, source[17], 7])
+    assert drafter.trust < copying / 1.2
 
 
 def test_expected_tokens_are_one_and_those_of_a_run_of_right_guesses():
-    drafter = Drafter(None)
+    drafter = Drafter(make_tokens(PROMPT), len(PROMPT))
     trust = drafter.trust
     assert drafter.expect(0) == pytest.approx(1)
     assert drafter.expect(2) == pytest.approx(1 + trust + trust**2)
 
 
-def test_text_goes_on_behind_an_edit_where_it_was_left():
-    drafter = Drafter(None)
+def test_prediction_goes_before_what_the_sequence_said():
     source = list(range(100, 120))
-    said = [*source[:9]]
-    drafts = drafter.draft(make_tokens([*source, *said]), 9, 4)
-    assert drafts.tolist() == [109, 110, 111, 112]
-    drafter.learn(4, 1)  # 109, and then another word for 110
-    said += [109, 7]
-    assert not drafter.draft(make_tokens([*source, *said]), 11, 4)
-    drafter.learn(0, 0)
-    said += [112]
-    assert drafter.draft(make_tokens([*source, *said]), 12, 3).tolist() == [113, 114, 115]
+    tokens = make_tokens([*source, 0])
+    drafter = Drafter(tokens, len(tokens), make_tokens([*source[:8], 500, *source[9:]]))
+    follow(drafter, tokens, source[:7])
+    assert drafter.draft(3).tolist() == [107, 500, 109]
+    follow(drafter, tokens, [107, 108])
+    assert drafter.draft(2).tolist() == [109, 110]  # the past's: the prediction was wrong
+    follow(drafter, tokens, [109])
+    assert drafter.draft(2).tolist() == [110, 111]
+
+
+def test_sequence_that_goes_on_elsewhere_is_where_its_prediction_was():
+    tokens = make_tokens([*PROMPT, 20, 21, 22])
+    drafter = Drafter(tokens, len(PROMPT), make_tokens(list(range(20, 30))))
+    assert drafter.draft(2).tolist() == [23, 24]
+
+
+def test_text_goes_on_behind_an_edit_where_it_was_left():
+    source = list(range(100, 120))
+    tokens = make_tokens(source)
+    drafter = Drafter(tokens, len(source))
+    follow(drafter, tokens, source[:9])
+    assert drafter.draft(4).tolist() == [109, 110, 111, 112]
+    follow(drafter, tokens, [109, 7])  # another word for 110
+    assert not drafter.draft(4)
+    follow(drafter, tokens, [112])
+    assert drafter.draft(3).tolist() == [113, 114, 115]
 
 
 def test_cost_that_the_warm_up_overestimated_is_found_out():
