@@ -46,7 +46,7 @@ from service.kvcache.size_class import SizeClass, parse_size_classes
 from service.llama.context import ContextShape, LlamaContext
 from service.llama.devices import Devices
 from service.llama.model import LlamaModel
-from service.llama.snapshot import Layout, Snapshot, cut, parse_snapshot
+from service.llama.snapshot import Layout, Scratch, Snapshot, cut, parse_snapshot
 from service.llama.variants import find_cpu_library, library_files, name_variant
 
 FILLER_TOKEN = 0
@@ -82,7 +82,10 @@ class LlamaEngine:
         self.eog_tokens = self._model.eog_tokens
         self._eog = sorted(self.eog_tokens)
         classes = parse_size_classes(config.contexts)
-        self._contexts = [LlamaContext(self._model, _shape(size, config)) for size in classes]
+        scratch = Scratch()
+        self._contexts = [
+            LlamaContext(self._model, _shape(size, config), scratch=scratch) for size in classes
+        ]
         self._embedder = Embedder(self._model, config) if config.embedding_len else None
         self._constraints = Constraints(self._model.tokens, num_threads=config.threads)
         self._segments: dict[int, Snapshot] = {}
@@ -200,11 +203,13 @@ class LlamaEngine:
             case Truncate(class_index, slot, num_tokens):
                 self._contexts[class_index].truncate(slot, num_tokens)
             case Save(class_index, slot, cuts):
-                whole = self._contexts[class_index].save(slot)
-                self._layout = whole.layout
-                for each in cuts:
-                    self._segments[each.segment_id] = cut(whole, each.start, each.end)
-                copies.append(CopyTime("save", whole.num_tokens, time.monotonic() - started))
+                context = self._contexts[class_index]
+                parts = context.save_parts(slot, [(each.start, each.end) for each in cuts])
+                for each, part in zip(cuts, parts, strict=True):
+                    self._segments[each.segment_id] = part
+                    self._layout = part.layout
+                num_tokens = context.num_computed(slot)
+                copies.append(CopyTime("save", num_tokens, time.monotonic() - started))
             case Restore(class_index, slot, segment_ids, num_tokens):
                 parts = [self._segments[segment_id] for segment_id in segment_ids]
                 self._contexts[class_index].restore(slot, parts, num_tokens)

@@ -13,7 +13,15 @@ from service.errors import LlamaError
 from service.llama.batch import Batch
 from service.llama.library import measure_memory
 from service.llama.model import LlamaModel
-from service.llama.snapshot import Bytes, Snapshot, canonical, state_size, write_state
+from service.llama.snapshot import (
+    Bytes,
+    Scratch,
+    Snapshot,
+    canonical,
+    cut,
+    state_size,
+    write_state,
+)
 
 _KV_TYPES: dict[KvType, int] = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 8, "bf16": 30}
 _FLASH_ATTENTION: dict[FlashAttention, int] = {"auto": -1, "off": 0, "on": 1}
@@ -46,9 +54,12 @@ class ContextShape:
 class LlamaContext:
     """Owns a `llama_context`. A slot is a llama sequence id with a stream of cells of its own."""
 
-    def __init__(self, model: LlamaModel, shape: ContextShape) -> None:
+    def __init__(
+        self, model: LlamaModel, shape: ContextShape, *, scratch: Scratch | None = None
+    ) -> None:
         """Reserve the cells; takes about 0.1 s per thousand tokens times slots.
 
+        Contexts of one thread can share `scratch`.
         Raises LlamaError, with llama.cpp's reason, if the memory cannot be had or types do not fit.
         """
         with measure_memory() as self.memory:
@@ -66,7 +77,7 @@ class LlamaContext:
         self._num_vocab = model.num_vocab
         self._state_len = llama_cpp.llama_model_n_embd(model.handle)
         self._magic: int | None = None
-        self._restore_buffer: Bytes = np.empty(0, np.uint8)
+        self._scratch = scratch or Scratch()
         self.num_slots = shape.num_slots
         self.num_outputs = shape.num_slots + shape.num_drafts
         """Rows whose logits one `decode` gives at most."""
@@ -113,12 +124,25 @@ class LlamaContext:
 
     def save(self, slot: int) -> Snapshot:
         """A copy of a slot's state, in canonical form."""
-        seq_id = llama_cpp.llama_seq_id(slot)
-        size = llama_cpp.llama_state_seq_get_size(self._handle, seq_id)
-        state = np.empty(size, np.uint8)
-        written = llama_cpp.llama_state_seq_get_data(self._handle, _pointer(state), size, seq_id)
-        if written != size:
-            raise LlamaError(f"slot {slot} cannot be saved: {written} of {size} bytes written")
+        return self._read_state(slot, np.empty(self._state_size(slot), np.uint8))
+
+    def save_parts(self, slot: int, ranges: Sequence[tuple[int, int]]) -> list[Snapshot]:
+        """Copies of a slot's tokens [start, end) for each range."""
+        whole = self._read_state(slot, self._scratch.take(self._state_size(slot)))
+        return [cut(whole, start, end) for start, end in ranges]
+
+    def _state_size(self, slot: int) -> int:
+        return llama_cpp.llama_state_seq_get_size(self._handle, llama_cpp.llama_seq_id(slot))
+
+    def _read_state(self, slot: int, state: Bytes) -> Snapshot:
+        """A slot's state, written to `state`, which the snapshot keeps."""
+        written = llama_cpp.llama_state_seq_get_data(
+            self._handle, _pointer(state), state.nbytes, llama_cpp.llama_seq_id(slot)
+        )
+        if written != state.nbytes:
+            raise LlamaError(
+                f"slot {slot} cannot be saved: {written} of {state.nbytes} bytes written"
+            )
         self._magic = int.from_bytes(state[:4].tobytes(), "little")
         return canonical(state, slot=slot)
 
@@ -131,9 +155,7 @@ class LlamaContext:
         if num_tokens == 0:
             return
         size = state_size(parts, num_tokens, num_streams=self.num_slots)
-        if self._restore_buffer.nbytes < size:
-            self._restore_buffer = np.empty(size, np.uint8)
-        buffer = self._restore_buffer
+        buffer = self._scratch.take(size)
         magic = self._state_magic()
         write_state(parts, num_tokens, magic=magic, num_streams=self.num_slots, out=buffer)
         seq_id = llama_cpp.llama_seq_id(slot)

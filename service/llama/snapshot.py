@@ -39,6 +39,22 @@ META_LEN = 12
 """Position, number of sequences, the one sequence."""
 
 
+class Scratch:
+    """Memory that states pass through, kept for the next one.
+
+    Pages that a process touches for the first time take several times as long as the copy itself.
+    """
+
+    def __init__(self) -> None:
+        self._buffer: Bytes = np.empty(0, np.uint8)
+
+    def take(self, num_bytes: int) -> Bytes:
+        """So much of it, with any content; the last caller's is overwritten."""
+        if self._buffer.nbytes < num_bytes:
+            self._buffer = np.empty(num_bytes, np.uint8)
+        return self._buffer[:num_bytes]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plane:
     """Some rows, each with `cell_len` bytes for every cell."""

@@ -6,6 +6,7 @@ import pytest
 from service.errors import LlamaError, ModelFileError
 from service.llama.context import ContextShape, LlamaContext
 from service.llama.model import LlamaModel
+from service.llama.snapshot import cut
 from service.llama.vocab import Vocab
 from tests.llama.builders import MODEL_PATH, TEXT, compute
 
@@ -72,6 +73,20 @@ def test_cropped_snapshot_continues_as_a_truncated_slot(many, one, tokens):
     one.restore(0, [many.save(0)], 20)
     many.truncate(0, 20)
     assert np.array_equal(compute(one, 0, [7], 20), compute(many, 0, [7], 20))
+
+
+def test_parts_stay_what_they_were_when_other_states_pass_through(many, one, tokens):
+    compute(many, 0, tokens)
+    whole = many.save(0)
+    parts = many.save_parts(0, [(0, 12), (12, 50)])
+    compute(many, 1, tokens[::-1])
+    many.restore(2, many.save_parts(1, [(0, 40)]), 40)
+    assert [(part.start, part.end) for part in parts] == [(0, 12), (12, 50)]
+    for part in parts:
+        assert np.array_equal(part.cells, cut(whole, part.start, part.end).cells)
+    one.restore(0, parts, 50)
+    many.truncate(0, 50)
+    assert np.array_equal(compute(one, 0, [7], 50), compute(many, 0, [7], 50))
 
 
 def test_restored_slot_holds_nothing_of_what_was_there(many, one, tokens):
