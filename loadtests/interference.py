@@ -9,7 +9,9 @@
 
 import argparse
 import statistics
+import sys
 import time
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -33,34 +35,62 @@ def make_long_prompt(number: int, num_tokens: int) -> str:
     return f"Text {number}. " + FILLER * (num_tokens // 15)
 
 
-def measure_long_prompt(address: tuple[str, int], model: str, num_tokens: int) -> dict[str, float]:
+@dataclass(frozen=True)
+class Beside:
+    """One long prompt, alone and then beside streams: seconds."""
+
+    alone: float
+    beside: float
+    num_tokens: int
+    gaps: list[float]
+    """Between tokens of the streams, while the prompt was computed."""
+    calm_gaps: list[float]
+
+
+def measure_long_prompt(
+    address: tuple[str, int], model: str, num_tokens: int, round_number: int
+) -> Beside:
     client = Client(address)
-    (alone,) = client.stream_all([encode_chat(address, model, make_long_prompt(1, num_tokens), 2)])
+    numbers = (2 * round_number, 2 * round_number + 1)
+    first_prompt, second_prompt = (make_long_prompt(number, num_tokens) for number in numbers)
+    (alone,) = client.stream_all([encode_chat(address, model, first_prompt, 2)])
     streams = [
         client.start(encode_chat(address, model, f"Count from {n}.", 1500))
         for n in range(NUM_STREAMS)
     ]
     while any(len(stream.arrivals) < 20 for stream in streams):
         client.receive()
-    long = client.start(encode_chat(address, model, make_long_prompt(2, num_tokens), 2))
+    long = client.start(encode_chat(address, model, second_prompt, 2))
     while not any(stream is long for stream in client.receive()):
         pass
     began, first = long.started, long.content_times()[0]
-    time_beside = long.first_token_seconds()
+    beside = long.first_token_seconds()
     calm_from = first + 0.5
     while time.monotonic() < calm_from + 2:
         client.receive(0.5)
     client.leave_all()
-    busy = gaps_between(streams, began, first)
-    calm = gaps_between(streams, calm_from, calm_from + 2)
+    return Beside(
+        alone=alone.first_token_seconds(),
+        beside=beside,
+        num_tokens=long.usage()["prompt_tokens"],
+        gaps=gaps_between(streams, began, first),
+        calm_gaps=gaps_between(streams, calm_from, calm_from + 2),
+    )
+
+
+def summarise(rounds: list[Beside]) -> dict[str, float]:
+    """Gaps of all rounds together; medians of the prompts' times."""
+    gaps = [gap for each in rounds for gap in each.gaps]
+    calm_gaps = [gap for each in rounds for gap in each.calm_gaps]
     return {
-        "prompt_tokens": long.usage()["prompt_tokens"],
-        "gap_p50_ms": statistics.median(busy) * 1000,
-        "gap_p99_ms": statistics.quantiles(busy, n=100)[98] * 1000,
-        "gap_max_ms": max(busy) * 1000,
-        "calm_gap_p50_ms": statistics.median(calm) * 1000,
-        "prompt_s": time_beside,
-        "prompt_alone_s": alone.first_token_seconds(),
+        "prompt_tokens": rounds[0].num_tokens,
+        "gap_p50_ms": statistics.median(gaps) * 1000,
+        "gap_p99_ms": statistics.quantiles(gaps, n=100)[98] * 1000,
+        "gap_max_ms": max(gaps) * 1000,
+        "calm_gap_p50_ms": statistics.median(calm_gaps) * 1000,
+        "prompt_alone_s": statistics.median(each.alone for each in rounds),
+        "prompt_s": statistics.median(each.beside for each in rounds),
+        "prompt_over_alone": statistics.median(each.beside / each.alone for each in rounds),
     }
 
 
@@ -77,7 +107,7 @@ def measure_short_behind_long(
         client.receive()
     before = client.start(encode_short(address, model, 0))
     wait_for(client, before)
-    long = client.start(encode_chat(address, model, make_long_prompt(3, num_tokens), 2))
+    long = client.start(encode_chat(address, model, make_long_prompt(0, num_tokens), 2))
     shorts: list[Stream] = []
     while not long.ended_well:
         client.receive(0.05)
@@ -140,13 +170,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=Path("models/smollm2-135m-instruct.gguf"))
     parser.add_argument("--prompt-tokens", type=int, default=3000)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     name = arguments.model.stem
     model = str(arguments.model)
     with running_service(model=model, engine__contexts="8x2048,1x8192") as address:
         num_tokens = arguments.prompt_tokens
-        results = measure_long_prompt(address, name, num_tokens)
+        rounds: list[Beside] = []
+        for number in range(1, arguments.rounds + 1):
+            rounds.append(measure_long_prompt(address, name, num_tokens, number))
+            print(
+                f"round {number}: {rounds[-1].alone:.1f} s alone, {rounds[-1].beside:.1f} s beside",
+                file=sys.stderr,
+            )
+        results = summarise(rounds)
         results |= measure_short_behind_long(address, name, num_tokens, results["prompt_alone_s"])
     with running_service(model=model, engine__contexts="32x2048") as address:
         results |= measure_leaving(address, name)

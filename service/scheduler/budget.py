@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Collection
 
-from service.scheduler.pace import MIN_CHUNK, Pace
+from service.scheduler.pace import Pace
 from service.scheduler.sequence import Sequence
 
 OVERTAKING = 0.5
@@ -14,21 +14,21 @@ class StepBudget:
     """Dies with the step. Without `seconds`, which running streams leave, only tokens count."""
 
     def __init__(self, num_tokens: int, *, pace: Pace, seconds: float | None = None) -> None:
-        self._num_tokens = num_tokens
+        self._num_left = num_tokens
+        self._num_taken = 0
         self._pace = pace
         self._seconds = seconds
-        self._num_due = 0 if seconds is None else MIN_CHUNK
-        """Tokens that are computed however long they take."""
 
     def take(self, num_wanted: int, *, depth: int, least: int) -> int:
         """How many tokens of a prompt, behind `depth` others, are computed; `least` in any case."""
-        num = min(num_wanted, self._num_tokens)
+        num = min(num_wanted, self._num_left)
         if self._seconds is not None:
-            num = min(num, max(self._num_due, self._pace.fit(self._seconds, depth)))
+            num_due = self._pace.least(self._seconds, depth) - self._num_taken
+            num = min(num, max(num_due, self._pace.fit(self._seconds, depth)))
             num = max(num, least)
             self._seconds -= num * self._pace.cost(depth)
-            self._num_due = max(0, self._num_due - num)
-        self._num_tokens = max(0, self._num_tokens - num)
+        self._num_taken += num
+        self._num_left = max(0, self._num_left - num)
         return num
 
 

@@ -4,6 +4,11 @@ SMOOTHING = 0.4
 """Weight of the latest step. Costs change: with the batch, and with who else uses the machine."""
 MIN_CHUNK = 8
 """Prompt tokens. A prompt goes on however slow the machine is."""
+GOOD_CHUNK = 16
+"""Prompt tokens. A smaller chunk takes notably longer for each: every pass reads the weights, and
+the cells before it, whatever number of rows it has."""
+OVERDRAFT = 0.5
+"""Of the target, by which a step may exceed it for a chunk that is no larger than `GOOD_CHUNK`."""
 DEPTH_UNIT = 1000
 """Cells. Puts both terms of a token's cost into figures of the same size."""
 
@@ -74,9 +79,14 @@ class Pace:
             return MIN_CHUNK if self._cost is None else self._max_tokens
         return max(0, min(int(seconds / cost), self._max_tokens))
 
+    def least(self, seconds: float, depth: float = 0.0) -> int:
+        """Prompt tokens that a step computes although they take longer than `seconds`."""
+        return max(MIN_CHUNK, min(GOOD_CHUNK, self.fit(seconds + OVERDRAFT * self._target, depth)))
+
     def allow(self, *, busy_seconds: float = 0.0, depth: float = 0.0) -> int:
         """Prompt tokens that the next step may compute if all are at one depth."""
-        return max(MIN_CHUNK, self.fit(self.leave(busy_seconds=busy_seconds), depth))
+        seconds = self.leave(busy_seconds=busy_seconds)
+        return max(self.least(seconds, depth), self.fit(seconds, depth))
 
 
 def _smooth(old: float | None, new: float) -> float:

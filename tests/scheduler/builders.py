@@ -110,7 +110,7 @@ class Bench(Driver):
     ) -> None:
         sizes = parse_size_classes(classes)
         # Nobody waits for these seconds; the pace is learned from them. A target of 9 rows leaves
-        # 8 prompt tokens beside one stream.
+        # 8 prompt tokens beside one stream, and a chunk so small may take half the target more.
         self.model = SimulatedModel(
             num_vocab=num_vocab,
             bytes_per_token=1,

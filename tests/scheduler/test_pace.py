@@ -1,6 +1,6 @@
 import pytest
 
-from service.scheduler.pace import MIN_CHUNK, Pace
+from service.scheduler.pace import GOOD_CHUNK, MIN_CHUNK, OVERDRAFT, Pace
 
 
 def pace() -> Pace:
@@ -34,6 +34,17 @@ def test_prompt_goes_on_when_decoding_alone_takes_longer_than_the_target():
     assert learned.allow() == MIN_CHUNK
 
 
+@pytest.mark.parametrize(
+    ("token_seconds", "num_tokens"),
+    [(4e-3, 20), (6e-3, GOOD_CHUNK), (10e-3, 13), (15e-3, 8), (100e-3, MIN_CHUNK)],
+)
+def test_small_chunk_may_exceed_the_target_by_half(token_seconds, num_tokens):
+    learned = pace()
+    learned.observe(num_decode=4, num_prompt=0, seconds=0.02)
+    learned.observe(num_decode=4, num_prompt=10, seconds=0.02 + 10 * token_seconds)
+    assert learned.allow() == num_tokens
+
+
 def test_chunk_never_exceeds_the_step():
     learned = pace()
     learned.observe(num_decode=0, num_prompt=100, seconds=0.0001)
@@ -62,16 +73,21 @@ def gaps_beside(pace: Pace, prompts: list[tuple[int, int]]) -> list[float]:
 
 
 def test_gap_stays_near_the_target_while_a_prompt_gets_deeper():
-    gaps = gaps_beside(pace(), [(0, 6000)])
+    gaps = gaps_beside(pace(), [(0, 3000)])
     assert max(gaps) <= 1.3 * 0.1
     assert sorted(gaps)[len(gaps) // 2] == pytest.approx(0.1, rel=0.1)
+
+
+def test_gap_stays_below_twice_the_target_however_deep_a_prompt_is():
+    assert max(gaps_beside(pace(), [(0, 8000)])) <= (1 + OVERDRAFT + 0.2) * 0.1
 
 
 def test_next_turn_of_a_long_conversation_is_known_to_be_costly_after_short_prompts():
     learned = pace()
     gaps_beside(learned, [(0, 3000)])
     short = [(0, 100)] * 50
-    assert max(gaps_beside(learned, [*short, (3000, 400), *short, (6000, 400)])) <= 1.3 * 0.1
+    gaps = gaps_beside(learned, [*short, (3000, 400), *short, (6000, 400)])
+    assert max(gaps) <= (1 + OVERDRAFT + 0.2) * 0.1
 
 
 def test_costs_that_seem_negative_are_none():

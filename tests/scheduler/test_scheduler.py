@@ -39,7 +39,7 @@ def test_running_sequences_decode_before_prompts_get_the_smaller_budget():
         bench.step()
     bench.add(submit(2, prompt(50, 2000)))
     bench.step()
-    assert chunk_lens(bench) == [[1, 8]]
+    assert chunk_lens(bench) == [[1, 12]]
 
 
 def test_prompt_beyond_the_budget_still_gets_a_token_beside_decoding_neighbours():
@@ -50,7 +50,7 @@ def test_prompt_beyond_the_budget_still_gets_a_token_beside_decoding_neighbours(
     for sequence_id in (2, 3):
         bench.add(submit(sequence_id, prompt(40, 1000 * sequence_id)))
     bench.step()
-    assert chunk_lens(bench) == [[1, 8, 1]]
+    assert chunk_lens(bench) == [[1, 12, 1]]
 
 
 def test_prompts_are_served_first_come_first_served():
