@@ -402,7 +402,9 @@ def _configure_pool(settings: Settings, path: Path, shape: Hyperparameters) -> P
         engine=EngineConfig(
             model_path=str(path),
             contexts=format_value(contexts),
-            threads=count_threads() if engine.threads == "auto" else engine.threads,
+            threads=max(1, count_threads() // num_workers)
+            if engine.threads == "auto"
+            else engine.threads,
             gpu_layers=all_layers if engine.gpu_layers == "auto" else engine.gpu_layers,
             kv_type=engine.kv_type,
             flash_attention=engine.flash_attention,

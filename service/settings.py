@@ -115,7 +115,9 @@ class EngineSettings(_Group):
         "auto fits the model and the free memory",
     )
     threads: AutoCount = Field(
-        default="auto", description="CPU threads; auto is the physical cores that it may use"
+        default="auto",
+        description="CPU threads of each worker; auto is its share of the physical cores that the "
+        "service may use",
     )
     gpu_layers: Annotated[int, Field(ge=0)] | Auto = Field(
         default="auto",

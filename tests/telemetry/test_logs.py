@@ -8,15 +8,6 @@ import structlog
 from service.telemetry.logs import configure_logging
 
 
-@pytest.fixture(autouse=True)
-def unconfigured_logging():
-    handlers, level = logging.root.handlers[:], logging.root.level
-    yield
-    structlog.reset_defaults()
-    logging.root.handlers[:] = handlers
-    logging.root.setLevel(level)
-
-
 def test_json_logs_are_one_object_a_line():
     stream = io.StringIO()
     configure_logging("info", "auto", stream)

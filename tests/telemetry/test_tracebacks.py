@@ -14,15 +14,6 @@ from tests.api.builders import ScriptedEngine, build_service, hello
 SECRET = "the prompt that nobody shall read"
 
 
-@pytest.fixture(autouse=True)
-def unconfigured_logging():
-    handlers, level = logging.root.handlers[:], logging.root.level
-    yield
-    structlog.reset_defaults()
-    logging.root.handlers[:] = handlers
-    logging.root.setLevel(level)
-
-
 def fail(error, cause):
     raise error from cause
 
