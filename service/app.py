@@ -337,6 +337,7 @@ def _configure_api(settings: Settings) -> ApiConfig:
     return ApiConfig(
         api_keys=_list_keys(settings, rate_limits),
         rate_limits=rate_limits,
+        best_priority=settings.limits.best_priority,
         hosts=frozenset(settings.allowed_hosts) if is_private or settings.allowed_hosts else None,
         cors_origins=settings.cors_origins,
         max_body_bytes=settings.max_body_bytes,
@@ -358,9 +359,15 @@ def _configure_api(settings: Settings) -> ApiConfig:
 def _list_keys(settings: Settings, rate_limits: RateLimits) -> tuple[ApiKey, ...]:
     """What the file says of a key holds, where the key stands in the plain list as well."""
     listed = [digest_key(key.get_secret_value()) for key in settings.api_keys]
-    described = read_keys_file(settings.keys_file, rate_limits) if settings.keys_file else []
+    best_priority = settings.limits.best_priority
+    described: list[ApiKey] = []
+    if settings.keys_file:
+        described = read_keys_file(settings.keys_file, rate_limits, best_priority=best_priority)
     known = {key.digest for key in described}
-    plain = [ApiKey.of_digest(digest, limits=rate_limits) for digest in listed]
+    plain = [
+        ApiKey.of_digest(digest, limits=rate_limits, best_priority=best_priority)
+        for digest in listed
+    ]
     return (*described, *(key for key in plain if key.digest not in known))
 
 

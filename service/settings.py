@@ -26,6 +26,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.api.config import RequestLimits
 from service.core.kv import FlashAttention, KvType
+from service.core.request import FIRST_PRIORITY, LAST_PRIORITY
 from service.errors import SettingsError
 from service.grammar.config import GrammarConfig
 from service.kvcache.size_class import SizeClass, parse_size_classes
@@ -312,6 +313,11 @@ class LimitSettings(_Group):
     )
     max_concurrent: RateLimit = Field(
         default=0, description="The same of requests that run or wait at a time"
+    )
+    best_priority: Annotated[int, Field(ge=FIRST_PRIORITY, le=LAST_PRIORITY)] = Field(
+        default=FIRST_PRIORITY,
+        description="The same of priority: a request that asks for a lower number gets this one; "
+        "-100: any",
     )
 
 

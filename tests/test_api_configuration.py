@@ -23,6 +23,17 @@ def test_elsewhere_names_are_checked_where_they_are_said():
     assert configure(host="0.0.0.0", allowed_hosts="a").hosts == {"a"}
 
 
+def test_who_has_no_best_priority_of_its_own_has_the_setting(tmp_path):
+    file = tmp_path / "keys.toml"
+    file.write_text(
+        '[[callers]]\nname = "a"\nkey = "one"\n[[callers]]\nname = "b"\nkey = "two"\n'
+        "best_priority = -3"
+    )
+    config = configure(api_keys="three", keys_file=file, limits={"best_priority": 5})
+    assert [key.caller.best_priority for key in config.api_keys] == [5, -3, 5]
+    assert config.best_priority == 5
+
+
 def test_no_limit_is_the_default():
     assert configure().rate_limits == RateLimits()
 

@@ -90,7 +90,8 @@ def build_application(  # noqa: PLR0913 - the API's composition root
     clock: Callable[[], float] = time.monotonic,
 ) -> FastAPI:
     """Starts nothing; the engine may still be loading. By `clock` limits are refilled."""
-    keys = ApiKeys(config.api_keys, anyone=Caller(limits=config.rate_limits))
+    anyone = Caller(limits=config.rate_limits, best_priority=config.best_priority)
+    keys = ApiKeys(config.api_keys, anyone=anyone)
     accounts = {caller.tenant: Account(caller.limits, clock) for caller in keys.callers}
     metrics.count_callers(partial(_read_uses, keys.callers, accounts))
     middleware = [

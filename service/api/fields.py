@@ -15,6 +15,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from service.api.validation import UNSUPPORTED_PARAMETER
+from service.core.request import FIRST_PRIORITY, LAST_PRIORITY
 from service.errors import InvalidRequest
 
 MAX_STOP_STRINGS = 4
@@ -101,7 +102,7 @@ class GenerationFields(Schema):
     ] = None
 
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
-    priority: Annotated[int, Field(ge=-100, le=100)] | None = None
+    priority: Annotated[int, Field(ge=FIRST_PRIORITY, le=LAST_PRIORITY)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 

@@ -73,12 +73,16 @@ def build_generation(
 def choose_priority(
     request: GenerationFields, exchange: Exchange, *, tier: str | None = None
 ) -> int:
-    """Lower is served first; who made the exchange decides, then the number, then the tier."""
+    """Lower is served first; who made the exchange decides, then the number, then the tier.
+
+    None gets a lower one than its caller may have.
+    """
     if exchange.priority is not None:
         return exchange.priority
-    if request.priority is not None:
-        return request.priority
-    return _TIER_PRIORITIES.get(tier or "default", 0)
+    asked = request.priority
+    if asked is None:
+        asked = _TIER_PRIORITIES.get(tier or "default", 0)
+    return max(asked, exchange.caller.best_priority)
 
 
 def name_tier(request: ChatCompletionRequest, exchange: Exchange) -> str | None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from service.api.rate_limits import UNLIMITED, RateLimits
+from service.core.request import FIRST_PRIORITY
 from service.errors import AuthenticationError
 
 _SCHEME = b"bearer "
@@ -21,6 +22,8 @@ class Caller:
     """As the operator calls it in logs and metrics."""
     weight: float = 1.0
     limits: RateLimits = UNLIMITED
+    best_priority: int = FIRST_PRIORITY
+    """Its requests are served as if they asked for this one if they ask for a lower one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,11 +41,16 @@ class ApiKey:
         name: str | None = None,
         weight: float = 1.0,
         limits: RateLimits = UNLIMITED,
+        best_priority: int = FIRST_PRIORITY,
     ) -> "ApiKey":
-        tenant = digest.hex()[:16]
-        return cls(
-            digest=digest, caller=Caller(tenant=tenant, name=name, weight=weight, limits=limits)
+        caller = Caller(
+            tenant=digest.hex()[:16],
+            name=name,
+            weight=weight,
+            limits=limits,
+            best_priority=best_priority,
         )
+        return cls(digest=digest, caller=caller)
 
 
 def digest_key(key: str) -> bytes:

@@ -9,26 +9,32 @@ from typing import Any, NoReturn, cast
 
 from service.api.keys import ApiKey, digest_key
 from service.api.rate_limits import RateLimits
+from service.core.request import FIRST_PRIORITY, LAST_PRIORITY
 from service.errors import SettingsError
 
 _TABLE = "callers"
 _DIGEST_LEN = 64
 _LIMITS = ("requests_per_minute", "tokens_per_minute", "max_concurrent")
-_FIELDS = frozenset({"name", "key", "sha256", "weight", *_LIMITS})
+_FIELDS = frozenset({"name", "key", "sha256", "weight", "best_priority", *_LIMITS})
 _NAME_CHARS = frozenset(string.ascii_letters + string.digits + "._-")
 _MAX_NAME_LEN = 64
 _MIN_WEIGHT, _MAX_WEIGHT = 0.01, 100
 
 
-def read_keys_file(path: Path, defaults: RateLimits) -> list[ApiKey]:
-    """`defaults` hold for who has no limit of its own; a limit of 0 is none.
+def read_keys_file(
+    path: Path, defaults: RateLimits, *, best_priority: int = FIRST_PRIORITY
+) -> list[ApiKey]:
+    """`defaults` and `best_priority` hold for who has none of its own; a limit of 0 is none.
 
     Raises SettingsError, which never quotes a key.
     """
     try:
         document = tomllib.loads(path.read_text("utf-8"))
         tables = _list_tables(document)
-        keys = [_Entry(number, table).read(defaults) for number, table in enumerate(tables, 1)]
+        keys = [
+            _Entry(number, table).read(defaults, best_priority)
+            for number, table in enumerate(tables, 1)
+        ]
         _check_unique(keys)
     except OSError as error:
         raise _invalid(path, f"{error.strerror}; name a file that this user may read") from None
@@ -49,7 +55,7 @@ class _Entry:
         name = table.get("name")
         self._place = f"{_TABLE}[{number}]" + (f" ({name})" if _is_name(name) else "")
 
-    def read(self, defaults: RateLimits) -> ApiKey:
+    def read(self, defaults: RateLimits, best_priority: int) -> ApiKey:
         unknown = self._table.keys() - _FIELDS
         if unknown:
             self._refuse(
@@ -62,6 +68,7 @@ class _Entry:
             limits=RateLimits(
                 **{name: self._read_limit(name, getattr(defaults, name)) for name in _LIMITS}
             ),
+            best_priority=self._read_best_priority(best_priority),
         )
 
     def _read_name(self) -> str:
@@ -87,6 +94,12 @@ class _Entry:
         if not _is_number(weight) or not _MIN_WEIGHT <= cast("float", weight) <= _MAX_WEIGHT:
             self._refuse("weight", "must be a number from 0.01 to 100")
         return float(cast("float", weight))
+
+    def _read_best_priority(self, default: int) -> int:
+        priority = self._table.get("best_priority", default)
+        if type(priority) is not int or not FIRST_PRIORITY <= priority <= LAST_PRIORITY:
+            self._refuse("best_priority", "must be a whole number from -100 to 100")
+        return priority
 
     def _read_limit(self, name: str, default: int | None) -> int | None:
         if name not in self._table:

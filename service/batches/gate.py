@@ -5,7 +5,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
-PRIORITY = 100
+from service.core.request import LAST_PRIORITY
+
+PRIORITY = LAST_PRIORITY
 """Of lines, in the engine's queue: everyone else comes first."""
 _LOOK_SECONDS = 0.1
 """Nobody announces that a slot became idle because someone else's request ended."""

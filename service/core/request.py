@@ -7,6 +7,9 @@ import msgspec
 from service.core.sampling import SamplingParams
 from service.core.trace import TraceContext
 
+FIRST_PRIORITY, LAST_PRIORITY = -100, 100
+"""A lower one is served first; 0 is usual."""
+
 FinishReason = Literal["stop", "length", "abort", "error", "deadline"]
 """`abort`, `error` and `deadline` never reach a client: it left, or gets an error body."""
 
@@ -47,7 +50,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     session: str | None = None
     """The conversation it belongs to; with tenant and model, the conversation's whole key."""
     priority: int = 0
-    """Lower is served first; 0 is usual."""
+    """From `FIRST_PRIORITY` to `LAST_PRIORITY`."""
     weight: float = 1.0
     """Its tenant's share of the machine against other tenants of the same priority; positive."""
     timeout_seconds: float | None = None

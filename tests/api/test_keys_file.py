@@ -39,6 +39,7 @@ def test_a_caller_has_what_its_table_says(tmp_path):
         requests_per_minute = 60
         tokens_per_minute = 10_000
         max_concurrent = 4
+        best_priority = -5
         """,
     )
     assert key == ApiKey(
@@ -48,6 +49,7 @@ def test_a_caller_has_what_its_table_says(tmp_path):
             name="alice",
             weight=2.5,
             limits=RateLimits(requests_per_minute=60, tokens_per_minute=10_000, max_concurrent=4),
+            best_priority=-5,
         ),
     )
 
@@ -93,6 +95,8 @@ VALID = f'name = "a"\nsha256 = "{DIGEST}"\n'
         (f"[[callers]]\n{VALID}weight = 0", "weight must be a number from 0.01 to 100"),
         (f"[[callers]]\n{VALID}weight = nan", "weight must be a number"),
         (f"[[callers]]\n{VALID}weight = true", "weight must be a number"),
+        (f"[[callers]]\n{VALID}best_priority = 0.5", "best_priority must be a whole number"),
+        (f"[[callers]]\n{VALID}best_priority = -101", "best_priority must be a whole number from"),
         (f"[[callers]]\n{VALID}max_concurrent = -1", "max_concurrent must be a whole number"),
         (f"[[callers]]\n{VALID}max_concurrent = 1.5", "max_concurrent must be a whole number"),
         (f"[[callers]]\n{VALID}rpm = 1", "callers[1] (a): rpm is not known; there are"),

@@ -36,8 +36,14 @@ BOTH = RateLimits(requests_per_minute=10, tokens_per_minute=10_000)
 AUTHORIZATION = {"Authorization": "Bearer one"}
 
 
-def key_of(name: str | None = "alice", key="one", weight=1.0, **limits):
-    return ApiKey.of_digest(digest_key(key), name=name, weight=weight, limits=RateLimits(**limits))
+def key_of(name: str | None = "alice", key="one", weight=1.0, best_priority=-100, **limits):
+    return ApiKey.of_digest(
+        digest_key(key),
+        name=name,
+        weight=weight,
+        limits=RateLimits(**limits),
+        best_priority=best_priority,
+    )
 
 
 def limited(engine=None, **limits):
@@ -250,6 +256,27 @@ async def test_callers_do_not_use_up_each_others_limits():
             for key in ("one", "one", "two", "two")
         ]
     assert statuses == [200, 429, 200, 429]
+
+
+@pytest.mark.parametrize(
+    ("fields", "priority", "tier"),
+    [
+        ({"priority": -100}, 0, None),
+        ({"service_tier": "priority"}, 0, "default"),
+        ({"service_tier": "flex"}, 10, "flex"),
+        ({"priority": 7}, 7, None),
+    ],
+)
+@pytest.mark.parametrize("is_open", [True, False])
+async def test_no_request_is_served_before_what_its_caller_may_have(
+    is_open, fields, priority, tier
+):
+    keys = () if is_open else (key_of(best_priority=0),)
+    service = build_service(api_keys=keys, best_priority=0 if is_open else -100)
+    async with service.direct(headers=AUTHORIZATION) as http:
+        answer = (await http.post(CHAT, json=hello(**fields))).json()
+    assert service.engine.requests[0].priority == priority
+    assert answer.get("service_tier") == tier
 
 
 async def test_a_callers_weight_goes_with_its_requests_and_with_its_batches():
