@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ from service.api.application import build_application
 from service.api.config import ApiConfig, RequestLimits
 from service.api.drain import Drain
 from service.api.internal_call import InternalCaller
-from service.api.keys import ApiKey, digest_key
+from service.api.keys import ApiKey, ApiKeys, Caller, digest_key
 from service.api.keys_file import read_keys_file
 from service.api.pages import is_loopback
 from service.api.public_prompts import find_prefixes, read_public_prompt
@@ -59,7 +60,7 @@ from service.runtime.sharing import Sharing
 from service.runtime.stages import StageRecorder
 from service.runtime.transcripts import Transcriber
 from service.scheduler.config import SchedulerConfig
-from service.settings import RecordsSettings, Settings, format_value
+from service.settings import LimitSettings, RecordsSettings, Settings, format_value
 from service.sizing import (
     MAX_SMALL_SLOTS,
     MAX_SMALL_SLOTS_ON_GPU,
@@ -122,6 +123,7 @@ async def run_service(
     Raises SettingsError, or EngineError when the engine cannot start.
     """
     api = _configure_api(settings)
+    keys = _configure_keys(settings)
     header = read_header(file.path)
     architecture = header.text("general.architecture") or smollm3.LLAMA
     shape = _stretch(read_hyperparameters(header, architecture), settings.engine.rope_scaling)
@@ -162,6 +164,7 @@ async def run_service(
     async with _keeping_responses(settings) as records:
         app = build_application(
             api,
+            keys=keys,
             model=model,
             engine=pool,
             grammars=grammars,
@@ -183,7 +186,8 @@ async def run_service(
                 max_connections=settings.max_connections,
             ),
         )
-        with obey_signals(server, drain):
+        reload = partial(_read_keys_again, settings, keys) if settings.keys_file else None
+        with obey_signals(server, drain, reload):
             try:
                 await batches.start(InternalCaller(app))
                 await _run(
@@ -327,17 +331,8 @@ def _configure_batches(settings: Settings) -> BatchesConfig:
 
 
 def _configure_api(settings: Settings) -> ApiConfig:
-    """Raises SettingsError."""
-    rate_limits = RateLimits(
-        requests_per_minute=settings.limits.requests_per_minute or None,
-        tokens_per_minute=settings.limits.tokens_per_minute or None,
-        max_concurrent=settings.limits.max_concurrent or None,
-    )
     is_private = is_loopback(settings.host)
     return ApiConfig(
-        api_keys=_list_keys(settings, rate_limits),
-        rate_limits=rate_limits,
-        best_priority=settings.limits.best_priority,
         hosts=frozenset(settings.allowed_hosts) if is_private or settings.allowed_hosts else None,
         cors_origins=settings.cors_origins,
         max_body_bytes=settings.max_body_bytes,
@@ -356,19 +351,51 @@ def _configure_api(settings: Settings) -> ApiConfig:
     )
 
 
-def _list_keys(settings: Settings, rate_limits: RateLimits) -> tuple[ApiKey, ...]:
-    """What the file says of a key holds, where the key stands in the plain list as well."""
-    listed = [digest_key(key.get_secret_value()) for key in settings.api_keys]
-    best_priority = settings.limits.best_priority
+def _configure_keys(settings: Settings) -> ApiKeys:
+    """Raises SettingsError."""
+    anyone = Caller(
+        limits=_limit_rates(settings.limits), best_priority=settings.limits.best_priority
+    )
+    return ApiKeys(_list_keys(settings), anyone=anyone)
+
+
+def _list_keys(settings: Settings) -> list[ApiKey]:
+    """What the file says of a key holds, where the key stands in the plain list as well.
+
+    Raises SettingsError.
+    """
+    limits, best_priority = _limit_rates(settings.limits), settings.limits.best_priority
     described: list[ApiKey] = []
     if settings.keys_file:
-        described = read_keys_file(settings.keys_file, rate_limits, best_priority=best_priority)
+        described = read_keys_file(settings.keys_file, limits, best_priority=best_priority)
     known = {key.digest for key in described}
+    listed = [digest_key(key.get_secret_value()) for key in settings.api_keys]
     plain = [
-        ApiKey.of_digest(digest, limits=rate_limits, best_priority=best_priority)
+        ApiKey.of_digest(digest, limits=limits, best_priority=best_priority)
         for digest in listed
+        if digest not in known
     ]
-    return (*described, *(key for key in plain if key.digest not in known))
+    return described + plain
+
+
+def _limit_rates(limits: LimitSettings) -> RateLimits:
+    return RateLimits(
+        requests_per_minute=limits.requests_per_minute or None,
+        tokens_per_minute=limits.tokens_per_minute or None,
+        max_concurrent=limits.max_concurrent or None,
+    )
+
+
+def _read_keys_again(settings: Settings, keys: ApiKeys) -> None:
+    """While the service runs; a file that cannot be read changes nothing."""
+    log = structlog.get_logger()
+    try:
+        listed = _list_keys(settings)
+    except SettingsError as error:
+        log.warning("keys_not_read", reason=str(error), means="those known before go on to hold")
+        return
+    keys.replace(listed)
+    log.info("keys_read", num_keys=len(listed))
 
 
 def _configure_grammars(settings: Settings) -> GrammarConfig:

@@ -29,11 +29,11 @@ from service.api.engine import Engine
 from service.api.errors import status_response
 from service.api.files import FILE_OPERATIONS, file_routes
 from service.api.generator import Generator
-from service.api.keys import ApiKeys, Caller
+from service.api.keys import ApiKeys
 from service.api.middleware import ApiKeyMiddleware, ExchangeMiddleware, RateLimitMiddleware
 from service.api.openapi import openapi_routes
 from service.api.pages import PageMiddleware
-from service.api.rate_limits import RATE_LIMIT_HEADERS, Account
+from service.api.rate_limits import RATE_LIMIT_HEADERS, Accounts
 from service.api.responses.routes import RESPONSE_OPERATIONS, response_routes
 from service.api.routes import health_routes, metrics_routes, model_routes
 from service.api.served_model import ServedModel
@@ -78,6 +78,7 @@ _NO_TELEMETRY: TelemetryConfig = {
 def build_application(  # noqa: PLR0913 - the API's composition root
     config: ApiConfig,
     *,
+    keys: ApiKeys,
     model: ServedModel,
     engine: Engine,
     grammars: Grammars,
@@ -90,10 +91,8 @@ def build_application(  # noqa: PLR0913 - the API's composition root
     clock: Callable[[], float] = time.monotonic,
 ) -> FastAPI:
     """Starts nothing; the engine may still be loading. By `clock` limits are refilled."""
-    anyone = Caller(limits=config.rate_limits, best_priority=config.best_priority)
-    keys = ApiKeys(config.api_keys, anyone=anyone)
-    accounts = {caller.tenant: Account(caller.limits, clock) for caller in keys.callers}
-    metrics.count_callers(partial(_read_uses, keys.callers, accounts))
+    accounts = Accounts(clock)
+    metrics.count_callers(partial(_read_uses, keys, accounts))
     middleware = [
         Middleware(ExchangeMiddleware, log=log, metrics=metrics, tracer=tracer),
         Middleware(ApiKeyMiddleware, keys=keys),
@@ -149,9 +148,7 @@ def build_application(  # noqa: PLR0913 - the API's composition root
     return app
 
 
-def _read_uses(
-    callers: Sequence[Caller], accounts: Mapping[str, Account]
-) -> Mapping[str, CallerUse]:
+def _read_uses(keys: ApiKeys, accounts: Accounts) -> Mapping[str, CallerUse]:
     """Of those that have a name."""
     return {
         caller.name: CallerUse(
@@ -159,8 +156,8 @@ def _read_uses(
             num_refused=account.num_refused,
             num_tokens=account.num_tokens,
         )
-        for caller in callers
-        if caller.name is not None and (account := accounts[caller.tenant])
+        for caller in keys.callers
+        if caller.name is not None and (account := accounts.find(caller.tenant, caller.limits))
     }
 
 

@@ -2,10 +2,6 @@
 
 from dataclasses import dataclass
 
-from service.api.keys import ApiKey
-from service.api.rate_limits import UNLIMITED, RateLimits
-from service.core.request import FIRST_PRIORITY
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestLimits:
@@ -23,12 +19,6 @@ class RequestLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiConfig:
-    api_keys: tuple[ApiKey, ...] = ()
-    """Empty leaves the service open."""
-    rate_limits: RateLimits = UNLIMITED
-    """Of all callers together, where the service is open."""
-    best_priority: int = FIRST_PRIORITY
-    """Of requests, where the service is open."""
     hosts: frozenset[str] | None = None
     """Names beside loopback's by which an open service may be called; None is any name."""
     cors_origins: tuple[str, ...] = ()

@@ -63,8 +63,14 @@ class ApiKeys:
 
     def __init__(self, keys: Iterable[ApiKey], *, anyone: Caller) -> None:
         """`anyone` is who calls where there are no keys."""
-        self._keys = tuple(keys)
         self._anyone = anyone
+        self._keys: tuple[ApiKey, ...] = ()
+        self._callers: dict[str, Caller] = {}
+        self.replace(keys)
+
+    def replace(self, keys: Iterable[ApiKey]) -> None:
+        """Only these hold from now on; requests that have begun go on."""
+        self._keys = tuple(keys)
         self._callers = {key.caller.tenant: key.caller for key in self._keys}
 
     def __bool__(self) -> bool:

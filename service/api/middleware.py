@@ -1,6 +1,6 @@
 """Pure ASGI layers around the routes; BaseHTTPMiddleware would hide disconnects and cost a task."""
 
-from collections.abc import Collection, Mapping, MutableMapping
+from collections.abc import Collection, MutableMapping
 from typing import Any
 
 from starlette.requests import ClientDisconnect
@@ -10,7 +10,7 @@ from structlog.typing import FilteringBoundLogger
 from service.api.errors import error_response, internal_error
 from service.api.exchange import Exchange, read_header
 from service.api.keys import ApiKeys, Caller
-from service.api.rate_limits import Account, Permit
+from service.api.rate_limits import Accounts, Permit
 from service.errors import EngineError, SmolserveError
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Served, Tracer
@@ -139,10 +139,10 @@ class RateLimitMiddleware:
         self,
         app: ASGIApp,
         *,
-        accounts: Mapping[str, Account],
+        accounts: Accounts,
         endpoints: Collection[tuple[str, str]],
     ) -> None:
-        """`accounts` by tenant; `endpoints` are the methods and paths that are limited."""
+        """`endpoints` are the methods and paths that are limited."""
         self._app = app
         self._accounts = accounts
         self._endpoints = endpoints
@@ -152,7 +152,8 @@ class RateLimitMiddleware:
             await self._app(scope, receive, send)
             return
         exchange = Exchange.of(scope)
-        permit = exchange.permit = Permit(self._accounts[exchange.tenant])
+        account = self._accounts.find(exchange.tenant, exchange.caller.limits)
+        permit = exchange.permit = Permit(account)
         permit.admit()
         with permit.held():
             await self._app(scope, receive, send)

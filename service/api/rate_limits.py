@@ -70,12 +70,21 @@ class Account:
         """`clock` is monotonic, in seconds."""
         self._limits = limits
         self._clock = clock
-        self._requests = _make_bucket(limits.requests_per_minute, clock())
-        self._tokens = _make_bucket(limits.tokens_per_minute, clock())
+        self._requests = _make_bucket(limits.requests_per_minute, None, clock())
+        self._tokens = _make_bucket(limits.tokens_per_minute, None, clock())
         self.num_running = 0
         self.num_requests = 0
         self.num_refused = 0
         self.num_tokens = 0
+
+    def change_limits(self, limits: RateLimits) -> None:
+        """What was used of the old ones counts towards the new ones."""
+        if limits == self._limits:
+            return
+        now = self._clock()
+        self._limits = limits
+        self._requests = _make_bucket(limits.requests_per_minute, self._requests, now)
+        self._tokens = _make_bucket(limits.tokens_per_minute, self._tokens, now)
 
     def admit(self) -> None:
         """Takes a request, or nothing. Raises RateLimitExceeded."""
@@ -125,6 +134,24 @@ class Account:
             f"Your limit here is {limit}; try again in {retry_after_seconds} s.",
             retry_after_seconds=retry_after_seconds,
         )
+
+
+class Accounts:
+    """Of all callers, by tenant. They outlive a change of what a caller may use."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        """`clock` is monotonic, in seconds."""
+        self._clock = clock
+        self._accounts: dict[str, Account] = {}
+
+    def find(self, tenant: str, limits: RateLimits) -> Account:
+        """A tenant's, which has these limits from now on."""
+        account = self._accounts.get(tenant)
+        if account is None:
+            account = self._accounts[tenant] = Account(limits, self._clock)
+        else:
+            account.change_limits(limits)
+        return account
 
 
 class Permit:
@@ -188,8 +215,14 @@ def format_duration(seconds: float) -> bytes:
     return (f"{hours}h{written}" if hours else written).encode()
 
 
-def _make_bucket(per_minute: int | None, now: float) -> Bucket | None:
-    return None if per_minute is None else Bucket(per_minute, now)
+def _make_bucket(per_minute: int | None, old: Bucket | None, now: float) -> Bucket | None:
+    """As empty as the old one, if there was one."""
+    if per_minute is None:
+        return None
+    bucket = Bucket(per_minute, now)
+    if old is not None:
+        bucket.take(old.capacity - old.level(now), now)
+    return bucket
 
 
 def _describe(noun: bytes, bucket: Bucket | None, now: float) -> list[tuple[bytes, bytes]]:

@@ -5,7 +5,7 @@ import math
 import resource
 import signal
 import socket
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -163,14 +163,21 @@ def _allow_files(num_connections: int) -> None:
 
 
 @contextmanager
-def obey_signals(server: Server, drain: Drain) -> Generator[None]:
-    """SIGTERM and Ctrl-C stop, a second one at once; SIGUSR1 drains and goes on running."""
+def obey_signals(
+    server: Server, drain: Drain, reload: Callable[[], None] | None = None
+) -> Generator[None]:
+    """SIGTERM and Ctrl-C stop, a second one at once; SIGUSR1 drains and goes on running.
+
+    SIGHUP reloads; where there is nothing to reload it ends the process, as it does by default.
+    """
     loop = asyncio.get_running_loop()
     reactions = {
         signal.SIGTERM: server.stop,
         signal.SIGINT: server.stop,
         signal.SIGUSR1: drain.begin,
     }
+    if reload is not None:
+        reactions[signal.SIGHUP] = reload
     for number, react in reactions.items():
         loop.add_signal_handler(number, react)
     try:

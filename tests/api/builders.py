@@ -18,7 +18,8 @@ from starlette.types import ASGIApp, Message
 from service.api.application import build_application
 from service.api.config import ApiConfig
 from service.api.drain import Drain
-from service.api.keys import ApiKey, digest_key
+from service.api.keys import ApiKey, ApiKeys, Caller, digest_key
+from service.api.rate_limits import UNLIMITED
 from service.api.served_model import ServedModel
 from service.api.server import ClientLimits, Server, bind
 from service.batches.batches import Batches
@@ -193,6 +194,7 @@ class Service:
     log: list[dict[str, Any]]
     batches: Batches
     records: ResponseRecords
+    keys: ApiKeys
     url: str = "http://direct"
     server: Server = field(init=False)
 
@@ -238,7 +240,10 @@ def build_service(  # noqa: PLR0913 - each is what some test is about
     """
     registry = CollectorRegistry()
     metrics = Metrics(registry)
-    keys = tuple(map(as_api_key, config.pop("api_keys", ())))
+    anyone = Caller(
+        limits=config.pop("rate_limits", UNLIMITED), best_priority=config.pop("best_priority", -100)
+    )
+    keys = ApiKeys(map(as_api_key, config.pop("api_keys", ())), anyone=anyone)
     limit_clock = config.pop("limit_clock", time.monotonic)
     engine = engine or ScriptedEngine()
     drain = Drain()
@@ -252,7 +257,8 @@ def build_service(  # noqa: PLR0913 - each is what some test is about
     records = records or ResponseRecords(MEMORY, ttl_seconds=3600, max_bytes=10**8, now=clock)
     lines: list[dict[str, Any]] = []
     app = build_application(
-        ApiConfig(api_keys=keys, **config),
+        ApiConfig(**config),
+        keys=keys,
         model=ServedModel(
             id=MODEL,
             created=1_700_000_000,
@@ -273,7 +279,7 @@ def build_service(  # noqa: PLR0913 - each is what some test is about
         tracer=tracer,
         clock=limit_clock,
     )
-    return Service(app, engine, drain, registry, lines, batches, records)
+    return Service(app, engine, drain, registry, lines, batches, records, keys)
 
 
 @asynccontextmanager

@@ -91,6 +91,17 @@ async def test_usr1_drains_and_term_ends():
             await service.server._stopping.wait()
 
 
+async def test_hup_reloads_where_there_is_something_to_reload():
+    loop = asyncio.get_running_loop()
+    reloaded = asyncio.Event()
+    async with serving() as service:
+        with obey_signals(service.server, service.drain):
+            assert not loop.remove_signal_handler(signal.SIGHUP)  # ends the process as it would
+        with obey_signals(service.server, service.drain, reloaded.set):
+            os.kill(os.getpid(), signal.SIGHUP)
+            await reloaded.wait()
+
+
 def test_a_taken_port_is_told_with_what_to_do():
     with bind("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]

@@ -279,6 +279,38 @@ async def test_no_request_is_served_before_what_its_caller_may_have(
     assert answer.get("service_tier") == tier
 
 
+async def test_keys_are_exchanged_while_requests_run():
+    engine = ScriptedEngine(None)
+    old, new = key_of("alice", "one"), key_of("bob", "two", requests_per_minute=1)
+    async with (
+        serving(engine, api_keys=(old,)) as service,
+        service.client(api_key="one") as client,
+    ):
+        output, chunks = await start_stream(service, client)
+        service.keys.replace((new,))
+        output.push(tokens_of("b"), "stop")
+        assert [chunk.choices[0].delta.content async for chunk in chunks] == ["a", "b", None]
+        async with service.http() as http:
+            statuses = [
+                (
+                    await http.get("/v1/models", headers={"Authorization": f"Bearer {key}"})
+                ).status_code
+                for key in ("one", "two")
+            ]
+        assert statuses == [401, 200]
+        assert service.value("caller_requests_total", caller="bob") == 0
+        assert service.value("caller_requests_total", caller="alice") is None
+
+
+async def test_limits_that_are_changed_hold_from_the_next_request_on():
+    service = build_service(api_keys=(key_of(requests_per_minute=5),), limit_clock=lambda: 0.0)
+    async with service.direct(headers=AUTHORIZATION) as http:
+        statuses = [(await http.post(CHAT, json=hello())).status_code for _ in range(2)]
+        service.keys.replace((key_of(requests_per_minute=2),))
+        statuses.append((await http.post(CHAT, json=hello())).status_code)
+    assert statuses == [200, 200, 429]
+
+
 async def test_a_callers_weight_goes_with_its_requests_and_with_its_batches():
     service = build_service(api_keys=(key_of(weight=3.0, requests_per_minute=1),))
     async with service.direct(headers=AUTHORIZATION) as http:

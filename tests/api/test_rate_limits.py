@@ -54,6 +54,21 @@ def test_what_is_given_back_never_makes_a_bucket_more_than_full():
     assert bucket.level(30.0) == 60
 
 
+def test_what_was_used_of_old_limits_counts_towards_new_ones():
+    clock = Clock()
+    account = open_account(clock, requests_per_minute=10, tokens_per_minute=100, max_concurrent=1)
+    for _ in range(4):
+        account.admit()
+    account.change_limits(RateLimits(requests_per_minute=5, max_concurrent=1))
+    assert headers_of(account)["x-ratelimit-remaining-requests"] == "1"
+    assert "x-ratelimit-limit-tokens" not in headers_of(account)
+    account.change_limits(RateLimits(requests_per_minute=3))
+    assert "3 requests per minute" in str(refusal_of(account.admit))
+    account.change_limits(RateLimits())
+    account.admit()
+    assert account.num_requests == 5
+
+
 def test_a_debt_is_waited_for():
     bucket = Bucket(60, 0.0)
     bucket.take(90, 0.0)

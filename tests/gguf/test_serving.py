@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 from service.api.application import build_application
 from service.api.config import ApiConfig
 from service.api.drain import Drain
+from service.api.keys import ApiKeys, Caller
 from service.api.served_model import ServedModel
 from service.batches.batches import Batches
 from service.batches.config import BatchesConfig
@@ -139,6 +140,7 @@ async def serving_tiny(path, vocab, **engine):
     )
     app = build_application(
         ApiConfig(),
+        keys=ApiKeys((), anyone=Caller()),
         model=model,
         engine=listening,
         batches=Batches(

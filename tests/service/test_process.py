@@ -41,12 +41,12 @@ class Process:
 
 
 @contextmanager
-def serving_process() -> Iterator[Process]:
+def serving_process(*options: str) -> Iterator[Process]:
     with tempfile.TemporaryDirectory() as state:
         popen = subprocess.Popen(
             [
                 *(sys.executable, "-m", "service", "serve", "--port", "0"),
-                *("--engine-contexts", "2x512", "--state-dir", state),
+                *("--engine-contexts", "2x512", "--state-dir", state, *options),
             ],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -86,8 +86,8 @@ def streaming(service: Process, max_tokens: int) -> Iterator[Iterator[str]]:
         yield events
 
 
-def status(service: Process, path: str) -> int:
-    return httpx.get(service.url + path).status_code
+def status(service: Process, path: str, **headers: str) -> int:
+    return httpx.get(service.url + path, headers=headers).status_code
 
 
 def test_sigterm_lets_streams_finish_and_ends_with_0():
@@ -142,6 +142,23 @@ def test_sigusr1_stops_being_ready_and_goes_on_with_streams():
     assert refused.headers["retry-after"]
     assert received[-1] == "[DONE]"
     assert returned == 0
+
+
+def test_sighup_reads_the_keys_again(tmp_path):
+    def models(key: str) -> int:
+        return status(service, "/v1/models", Authorization=f"Bearer {key}")
+
+    file = tmp_path / "keys.toml"
+    file.write_text('[[callers]]\nname = "alice"\nkey = "one"\n')
+    with serving_process("--keys-file", str(file)) as service:
+        assert (models("one"), models("two")) == (200, 401)
+        file.write_text('[[callers]]\nname = "bob"\nkey = "two"\n')
+        service.send(signal.SIGHUP)
+        while models("two") != 200:
+            pass
+        assert models("one") == 401
+        service.send(signal.SIGTERM)
+        assert service.wait()[0] == 0
 
 
 def test_killing_the_service_leaves_no_worker_behind():
