@@ -78,7 +78,7 @@ class Account:
         self.num_tokens = 0
 
     def change_limits(self, limits: RateLimits) -> None:
-        """What was used of the old ones counts towards the new ones."""
+        """What was used of the old ones counts towards the new ones, up to all of these."""
         if limits == self._limits:
             return
         now = self._clock()
@@ -100,12 +100,17 @@ class Account:
             self._requests.take(1, now)
         self.num_requests += 1
 
-    def reserve(self, num_tokens: int) -> None:
-        """Takes them, or nothing. Raises RateLimitExceeded."""
-        if self._tokens is not None:
-            now = self._clock()
-            self._check(self._tokens, num_tokens, now, "tokens")
-            self._tokens.take(num_tokens, now)
+    def reserve(self, num_tokens: int) -> int:
+        """Takes them, or nothing; how many, as none are where there is no limit.
+
+        Raises RateLimitExceeded.
+        """
+        if self._tokens is None:
+            return 0
+        now = self._clock()
+        self._check(self._tokens, num_tokens, now, "tokens")
+        self._tokens.take(num_tokens, now)
+        return num_tokens
 
     def settle(self, *, num_reserved: int, num_used: int) -> None:
         """Takes what was used instead of what was reserved."""
@@ -164,7 +169,7 @@ class Permit:
         self._account = account
         self._num_holders = 0
         self._num_prompt_tokens = 0
-        self._num_answer_tokens = 0
+        self._num_reserved = 0
 
     @contextmanager
     def held(self) -> Generator[None]:
@@ -186,8 +191,8 @@ class Permit:
 
     def reserve(self, *, num_prompt_tokens: int, num_answer_tokens: int) -> None:
         """The prompt, and a guess of the answer. Raises RateLimitExceeded."""
-        self._account.reserve(num_prompt_tokens + num_answer_tokens)
-        self._num_prompt_tokens, self._num_answer_tokens = num_prompt_tokens, num_answer_tokens
+        self._num_reserved = self._account.reserve(num_prompt_tokens + num_answer_tokens)
+        self._num_prompt_tokens = num_prompt_tokens
 
     def settle(self, num_answer_tokens: int) -> None:
         """The answer as it was; the prompt is paid for by whatever came into the queue."""
@@ -197,8 +202,8 @@ class Permit:
         return self._account.headers()
 
     def _settle(self, num_used: int) -> None:
-        num_reserved = self._num_prompt_tokens + self._num_answer_tokens
-        self._num_prompt_tokens = self._num_answer_tokens = 0
+        num_reserved = self._num_reserved
+        self._num_prompt_tokens = self._num_reserved = 0
         self._account.settle(num_reserved=num_reserved, num_used=num_used)
 
 
@@ -216,12 +221,15 @@ def format_duration(seconds: float) -> bytes:
 
 
 def _make_bucket(per_minute: int | None, old: Bucket | None, now: float) -> Bucket | None:
-    """As empty as the old one, if there was one."""
+    """What is missing from the old one, if there was one, is missing from this.
+
+    A minute's worth at most: a limit that is lowered keeps nobody out for hours.
+    """
     if per_minute is None:
         return None
     bucket = Bucket(per_minute, now)
     if old is not None:
-        bucket.take(old.capacity - old.level(now), now)
+        bucket.take(min(old.capacity - old.level(now), per_minute), now)
     return bucket
 
 

@@ -205,9 +205,9 @@ class LlamaEngine:
             case Save(class_index, slot, cuts):
                 context = self._contexts[class_index]
                 parts = context.save_parts(slot, [(each.start, each.end) for each in cuts])
+                self._layout = parts[0].layout
                 for each, part in zip(cuts, parts, strict=True):
                     self._segments[each.segment_id] = part
-                    self._layout = part.layout
                 num_tokens = context.num_computed(slot)
                 copies.append(CopyTime("save", num_tokens, time.monotonic() - started))
             case Restore(class_index, slot, segment_ids, num_tokens):

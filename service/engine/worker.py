@@ -228,10 +228,10 @@ def _open_disk(engine: Engine, config: EngineConfig) -> DiskTier | None:
 def main() -> int:
     """Run a worker to its end; the exit status says whether it ended as asked."""
     config = msgspec.json.decode(sys.argv[1], type=WorkerConfig)
-    # Ctrl-C, and SIGTERM from systemd or timeout, reach the whole process group; the API process
-    # drains and then decides when workers end.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # Ctrl-C, a terminal that closes, and SIGTERM from systemd or timeout reach the whole process
+    # group; the API process obeys them, and decides when workers end.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     engine = config.engine
     configure_logging(engine.log_level, engine.log_format, with_content=engine.log_prompts)
     channel = Channel(config)

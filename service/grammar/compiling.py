@@ -180,8 +180,8 @@ def _address_space() -> int:
 
 def main() -> None:
     os.nice(_NICENESS)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends when the API process does
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # it ends when the API process does
     # Unbuffered, so that nothing waits where select does not see it.
     with (
         open(sys.stdin.fileno(), "rb", buffering=0) as jobs,  # noqa: PTH123 - a descriptor

@@ -40,7 +40,7 @@ META_LEN = 12
 
 
 class Scratch:
-    """Memory that states pass through, kept for the next one.
+    """Memory that states pass through, kept for the next one: as much as the longest took.
 
     Pages that a process touches for the first time take several times as long as the copy itself.
     """
@@ -50,8 +50,8 @@ class Scratch:
 
     def take(self, num_bytes: int) -> Bytes:
         """So much of it, with any content; the last caller's is overwritten."""
-        if self._buffer.nbytes < num_bytes:
-            self._buffer = np.empty(num_bytes, np.uint8)
+        if self._buffer.nbytes < num_bytes:  # what is never touched takes no memory
+            self._buffer = np.empty(max(num_bytes, 2 * self._buffer.nbytes), np.uint8)
         return self._buffer[:num_bytes]
 
 

@@ -32,10 +32,14 @@ class Alignment:
         self._num_lost = 0
         """Tokens since then."""
 
-    def follow(self, token: int) -> bool | None:
-        """Take in the text's next token: whether it was expected; None if none was."""
+    def follow(self, token: int, place: int | None = None) -> bool | None:
+        """Take in the text's next token: whether it was expected; None if none was.
+
+        `place` is the token's own in the source, if that is the text itself, whose later tokens
+        may be there already.
+        """
         if self.next is None:
-            self._resume(token)
+            self._resume(token, len(self.source) - 1 if place is None else place)
             return None
         if self.source[self.next] == token:
             self.next = self._bound(self.next + 1)
@@ -62,11 +66,15 @@ class Alignment:
         elif self._lost_at is None:
             self.next = short
 
-    def _resume(self, token: int) -> None:
+    def lose(self) -> None:
+        """Tokens came that it will not be told of."""
+        self.next = self._lost_at = None
+
+    def _resume(self, token: int, end: int) -> None:
         if self._lost_at is None:
             return
         self._num_lost += 1
-        self.next = find_resumption(self.source, self._lost_at, token)
+        self.next = find_resumption(self.source, self._lost_at, token, end)
         if self.next is not None or self._num_lost >= PATIENCE:
             self._lost_at = None
 

@@ -17,14 +17,14 @@ class StepBudget:
         self._num_left = num_tokens
         self._num_taken = 0
         self._pace = pace
-        self._seconds = seconds
+        self._seconds = self._all_seconds = seconds
 
     def take(self, num_wanted: int, *, depth: int, least: int) -> int:
         """How many tokens of a prompt, behind `depth` others, are computed; `least` in any case."""
         num = min(num_wanted, self._num_left)
-        if self._seconds is not None:
-            num_due = self._pace.least(self._seconds, depth) - self._num_taken
-            num = min(num, max(num_due, self._pace.fit(self._seconds, depth)))
+        if self._seconds is not None and self._all_seconds is not None:
+            num_small = self._pace.fit_small(self._all_seconds, depth) - self._num_taken
+            num = min(num, max(num_small, self._pace.fit(self._seconds, depth)))
             num = max(num, least)
             self._seconds -= num * self._pace.cost(depth)
         self._num_taken += num

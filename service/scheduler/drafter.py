@@ -1,7 +1,5 @@
 """Guesses how one sequence goes on, and knows how often that was right."""
 
-from collections.abc import Iterator
-
 from service.core.plan import Tokens, make_tokens
 from service.scheduler.alignment import Alignment
 from service.scheduler.lookup import unroll
@@ -11,6 +9,8 @@ FIRST_RIGHT, FIRST_WRONG = 3.0, 0.6
 KEPT = 0.96
 """Of these counts, with each new one: the last 25 matter."""
 MAX_TRUST = 0.99
+MAX_FOLLOWED = 64
+"""Tokens. Of more that came between two steps with guesses, nothing is learned."""
 
 
 class Drafter:
@@ -85,24 +85,27 @@ class Drafter:
 
     def _catch_up(self) -> None:
         """Follow the tokens that came since the last time, then look where the text stands."""
-        for token in self._tokens[self._num_seen :]:
-            self._learn([alignment.follow(token) for alignment in self._alignments()])
-        self._num_seen = len(self._tokens)
-        num_output = self._num_seen - self._num_prompt
-        if self._predicted is not None and self._predicted.next is None:
-            self._predicted.search(self._tokens, num_output)
+        tokens, predicted = self._tokens, self._predicted
+        if len(tokens) - self._num_seen > MAX_FOLLOWED:
+            self._past.lose()
+            if predicted is not None:
+                predicted.lose()
+        else:
+            for place in range(self._num_seen, len(tokens)):
+                self._follow(place)
+        self._num_seen = len(tokens)
+        if predicted is not None and predicted.next is None:
+            predicted.search(tokens, len(tokens) - self._num_prompt)
         if self._past.next is None:
-            self._past.search(self._tokens, self._num_seen)
+            self._past.search(tokens, len(tokens))
 
-    def _alignments(self) -> Iterator[Alignment]:
-        """In the order in which they are believed."""
+    def _follow(self, place: int) -> None:
+        """Learn from the one whose guess it would have been."""
+        token = self._tokens[place]
+        was_right = self._past.follow(token, place)
         if self._predicted is not None:
-            yield self._predicted
-        yield self._past
-
-    def _learn(self, verdicts: list[bool | None]) -> None:
-        """From the one whose guess it would have been."""
-        was_right = next((verdict for verdict in verdicts if verdict is not None), None)
+            verdict = self._predicted.follow(token)
+            was_right = was_right if verdict is None else verdict
         if was_right is not None:
             self._right = KEPT * self._right + was_right
             self._wrong = KEPT * self._wrong + (not was_right)

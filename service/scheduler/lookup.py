@@ -25,12 +25,12 @@ def find_continuation(source: Tokens, latest: Tokens) -> int | None:
     return None if at < 0 else at // itemsize + len(latest)
 
 
-def find_resumption(source: Tokens, lost_at: int, token: int) -> int | None:
-    """Behind `token` in the source, close to the guess at `lost_at` that was wrong.
+def find_resumption(source: Tokens, lost_at: int, token: int, end: int) -> int | None:
+    """Behind `token` in the source, before `end`, close to the guess at `lost_at` that was wrong.
 
     So a word that was inserted, left out or replaced costs a guess or two.
     """
-    for index in range(lost_at, min(lost_at + WINDOW, len(source) - 1)):
+    for index in range(lost_at, min(lost_at + WINDOW, end)):
         if source[index] == token:
             return index + 1
     return None

@@ -79,14 +79,14 @@ class Pace:
             return MIN_CHUNK if self._cost is None else self._max_tokens
         return max(0, min(int(seconds / cost), self._max_tokens))
 
-    def least(self, seconds: float, depth: float = 0.0) -> int:
-        """Prompt tokens that a step computes although they take longer than `seconds`."""
-        return max(MIN_CHUNK, min(GOOD_CHUNK, self.fit(seconds + OVERDRAFT * self._target, depth)))
+    def fit_small(self, seconds: float, depth: float = 0.0) -> int:
+        """Prompt tokens of a chunk that may take longer than `seconds`, as it is small."""
+        num = self.fit(seconds + OVERDRAFT * self._target, depth)
+        return max(MIN_CHUNK, min(GOOD_CHUNK, num))
 
-    def allow(self, *, busy_seconds: float = 0.0, depth: float = 0.0) -> int:
-        """Prompt tokens that the next step may compute if all are at one depth."""
-        seconds = self.leave(busy_seconds=busy_seconds)
-        return max(self.least(seconds, depth), self.fit(seconds, depth))
+    def allow(self, *, busy_seconds: float = 0.0) -> int:
+        """Tokens of a text that is no chat's prompt: it keeps the target, if it gets so far."""
+        return max(MIN_CHUNK, self.fit(self.leave(busy_seconds=busy_seconds)))
 
 
 def _smooth(old: float | None, new: float) -> float:

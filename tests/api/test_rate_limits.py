@@ -69,6 +69,23 @@ def test_what_was_used_of_old_limits_counts_towards_new_ones():
     assert account.num_requests == 5
 
 
+def test_a_limit_that_is_lowered_keeps_nobody_out_for_more_than_a_minute():
+    account = open_account(tokens_per_minute=200_000)
+    account.reserve(190_000)
+    account.change_limits(RateLimits(tokens_per_minute=1000))
+    assert refusal_of(account.reserve, 1000).retry_after_seconds == 60
+
+
+def test_a_limit_that_comes_while_a_request_runs_gives_nothing_back():
+    account = open_account()
+    permit = Permit(account)
+    permit.reserve(num_prompt_tokens=50, num_answer_tokens=50)
+    account.change_limits(RateLimits(tokens_per_minute=100))
+    account.reserve(90)
+    permit.settle(10)
+    assert headers_of(account)["x-ratelimit-remaining-tokens"] == "0"
+
+
 def test_a_debt_is_waited_for():
     bucket = Bucket(60, 0.0)
     bucket.take(90, 0.0)

@@ -52,13 +52,12 @@ def test_text_of_which_nothing_is_known_is_found_by_what_it_said_last():
 
 def test_behind_an_edit_only_a_long_match_is_believed_elsewhere():
     far = list(range(200, 210))
-    for match_len, found in ((7, None), (8, 38)):
-        alignment = Alignment(make_tokens([*SOURCE, *far]), start=0)
-        text = [*SOURCE[:9], *far[:8]]
-        follow(alignment, SOURCE[:9])
-        alignment.follow(far[0])
-        alignment.search(make_tokens(text[9 - 8 + match_len :][:match_len]), match_len)
-        assert alignment.next == found
+    alignment = Alignment(make_tokens([*SOURCE, *far]), start=0)
+    follow(alignment, [*SOURCE[:9], far[0]])
+    alignment.search(make_tokens([*SOURCE[:9], *far[:7]]), 16)
+    assert alignment.next is None
+    alignment.search(make_tokens([*SOURCE[:9], *far[:8]]), 17)
+    assert alignment.next == 38
 
 
 def test_own_past_is_a_source_that_grows():
@@ -69,3 +68,13 @@ def test_own_past_is_a_source_that_grows():
     for token in (5, 1, 2, 3, 4, 5):
         text.append(token)
         assert alignment.follow(token) is True
+
+
+def test_own_past_is_not_what_has_come_since():
+    text = make_tokens([1, 1, 1, 1, 1])
+    alignment = Alignment(text)
+    alignment.search(text, 5)
+    text.extend([9, 2, 3, 4])
+    verdicts = [alignment.follow(text[place], place) for place in range(5, 9)]
+    assert verdicts == [False, None, None, None]
+    assert alignment.next is None

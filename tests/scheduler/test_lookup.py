@@ -74,7 +74,7 @@ def test_text_is_found_in_another_where_that_goes_on():
 
 def test_text_is_taken_up_close_to_where_it_was_left():
     source = make_tokens(list(range(10, 30)))
-    assert find_resumption(source, 5, 17) == 8
-    assert find_resumption(source, 5, 14) is None
-    assert find_resumption(source, 5, 25) is None
-    assert find_resumption(source, 18, 29) is None
+    assert find_resumption(source, 5, 17, 20) == 8
+    assert find_resumption(source, 5, 17, 7) is None
+    assert find_resumption(source, 5, 14, 20) is None
+    assert find_resumption(source, 5, 25, 20) is None

@@ -1,5 +1,6 @@
 import pytest
 
+from service.scheduler.budget import StepBudget
 from service.scheduler.pace import GOOD_CHUNK, MIN_CHUNK, OVERDRAFT, Pace
 
 
@@ -7,31 +8,36 @@ def pace() -> Pace:
     return Pace(target_seconds=0.1, max_tokens=256)
 
 
+def fit(learned: Pace, depth: int = 0) -> int:
+    """Tokens of a long prompt that a step computes beside running streams."""
+    return StepBudget(256, pace=learned, seconds=learned.leave()).take(9999, depth=depth, least=0)
+
+
 def test_before_anything_is_known_a_prompt_goes_in_small_chunks():
-    assert pace().allow() == MIN_CHUNK
+    assert fit(pace()) == MIN_CHUNK
 
 
 def test_chunk_fills_what_decoding_leaves_of_the_target():
     learned = pace()
     learned.observe(num_decode=4, num_prompt=0, seconds=0.02)
     learned.observe(num_decode=4, num_prompt=40, seconds=0.06)
-    assert learned.allow() == pytest.approx(80, abs=1)
+    assert fit(learned) == pytest.approx(80, abs=1)
 
 
 def test_costlier_prompt_tokens_make_the_chunks_smaller():
     learned = pace()
     learned.observe(num_decode=0, num_prompt=100, seconds=0.1)
-    before = learned.allow()
+    before = fit(learned)
     for _ in range(20):  # the prompt gets deeper
         learned.observe(num_decode=0, num_prompt=100, seconds=0.4)
-    assert learned.allow() == pytest.approx(before / 4, abs=1)
+    assert fit(learned) == pytest.approx(before / 4, abs=1)
 
 
 def test_prompt_goes_on_when_decoding_alone_takes_longer_than_the_target():
     learned = pace()
     learned.observe(num_decode=32, num_prompt=0, seconds=0.5)
     learned.observe(num_decode=32, num_prompt=8, seconds=0.51)
-    assert learned.allow() == MIN_CHUNK
+    assert fit(learned) == MIN_CHUNK
 
 
 @pytest.mark.parametrize(
@@ -42,13 +48,28 @@ def test_small_chunk_may_exceed_the_target_by_half(token_seconds, num_tokens):
     learned = pace()
     learned.observe(num_decode=4, num_prompt=0, seconds=0.02)
     learned.observe(num_decode=4, num_prompt=10, seconds=0.02 + 10 * token_seconds)
-    assert learned.allow() == num_tokens
+    assert fit(learned) == num_tokens
+
+
+def test_small_chunk_is_shared_by_the_prompts_of_a_step():
+    learned = pace()
+    learned.observe(num_decode=4, num_prompt=0, seconds=0.02)
+    learned.observe(num_decode=4, num_prompt=10, seconds=0.02 + 10 * 6e-3)
+    budget = StepBudget(256, pace=learned, seconds=learned.leave())
+    assert [budget.take(8, depth=0, least=0) for _ in range(3)] == [8, GOOD_CHUNK - 8, 0]
+
+
+def test_what_is_no_prompt_keeps_the_target():
+    learned = pace()
+    learned.observe(num_decode=0, num_prompt=10, seconds=10 * 8e-3)
+    assert learned.allow() == 12
+    assert learned.allow(busy_seconds=0.09) == MIN_CHUNK
 
 
 def test_chunk_never_exceeds_the_step():
     learned = pace()
     learned.observe(num_decode=0, num_prompt=100, seconds=0.0001)
-    assert learned.allow() == 256
+    assert fit(learned) == 256
 
 
 DECODE_SECONDS = 0.016
@@ -64,7 +85,7 @@ def gaps_beside(pace: Pace, prompts: list[tuple[int, int]]) -> list[float]:
         pace.observe(num_decode=4, num_prompt=0, seconds=DECODE_SECONDS)
         depth, end = cached, cached + new
         while depth < end:
-            num = min(pace.allow(depth=depth), end - depth)
+            num = min(fit(pace, depth), end - depth)
             seconds = DECODE_SECONDS + num * (TOKEN_SECONDS + DEPTH_SECONDS * (depth + num / 2))
             pace.observe(num_decode=4, num_prompt=num, seconds=seconds, depth=depth)
             gaps.append(seconds)
@@ -96,7 +117,7 @@ def test_costs_that_seem_negative_are_none():
     for depth in (0, 5000):
         learned.observe(num_decode=4, num_prompt=50, seconds=0.01, depth=depth)
     assert learned.cost(0) == learned.cost(10_000) == 0
-    assert learned.allow() == 256
+    assert fit(learned) == 256
 
 
 def test_deep_prompts_that_become_cheaper_do_not_make_short_ones_seem_free():
@@ -105,4 +126,4 @@ def test_deep_prompts_that_become_cheaper_do_not_make_short_ones_seem_free():
     for depth, seconds in ((0, 0.9e-3), (3000, 26e-3), (0, 0.9e-3), (3000, 5.2e-3)):
         for _ in range(30):
             learned.observe(num_decode=0, num_prompt=20, seconds=20 * seconds, depth=depth)
-    assert learned.allow() * 0.9e-3 <= 2 * 0.1
+    assert fit(learned) * 0.9e-3 <= 2 * 0.1

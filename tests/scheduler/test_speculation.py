@@ -10,7 +10,7 @@ from service.core.sampling import SamplingParams
 from service.kvcache.costs import Costs
 from service.scheduler.config import SchedulerConfig
 from service.scheduler.decode_cost import DecodeCost
-from service.scheduler.drafter import Drafter
+from service.scheduler.drafter import MAX_FOLLOWED, Drafter
 from tests.scheduler.builders import Bench, submit
 
 PROMPT = [5, 6, 7, 8]
@@ -247,6 +247,16 @@ def test_prediction_goes_before_what_the_sequence_said():
     assert drafter.draft(2).tolist() == [109, 110]  # the past's: the prediction was wrong
     follow(drafter, tokens, [109])
     assert drafter.draft(2).tolist() == [110, 111]
+
+
+def test_of_many_tokens_at_once_nothing_is_learned_but_where_the_text_stands():
+    source = list(range(100, 300))
+    tokens = make_tokens(source)
+    drafter = Drafter(tokens, len(source), make_tokens(source))
+    first = drafter.trust
+    tokens.extend(source[: MAX_FOLLOWED + 1])
+    assert drafter.draft(2).tolist() == source[MAX_FOLLOWED + 1 : MAX_FOLLOWED + 3]
+    assert drafter.trust == first
 
 
 def test_sequence_that_goes_on_elsewhere_is_where_its_prediction_was():
