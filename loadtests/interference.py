@@ -35,12 +35,12 @@ def make_long_prompt(number: int, num_tokens: int) -> str:
     return f"Text {number}. " + FILLER * (num_tokens // 15)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Beside:
-    """One long prompt, alone and then beside streams: seconds."""
+    """One long prompt, alone and then beside streams."""
 
-    alone: float
-    beside: float
+    alone_seconds: float
+    beside_seconds: float
     num_tokens: int
     gaps: list[float]
     """Between tokens of the streams, while the prompt was computed."""
@@ -64,14 +64,13 @@ def measure_long_prompt(
     while not any(stream is long for stream in client.receive()):
         pass
     began, first = long.started, long.content_times()[0]
-    beside = long.first_token_seconds()
     calm_from = first + 0.5
     while time.monotonic() < calm_from + 2:
         client.receive(0.5)
     client.leave_all()
     return Beside(
-        alone=alone.first_token_seconds(),
-        beside=beside,
+        alone_seconds=alone.first_token_seconds(),
+        beside_seconds=long.first_token_seconds(),
         num_tokens=long.usage()["prompt_tokens"],
         gaps=gaps_between(streams, began, first),
         calm_gaps=gaps_between(streams, calm_from, calm_from + 2),
@@ -88,9 +87,11 @@ def summarise(rounds: list[Beside]) -> dict[str, float]:
         "gap_p99_ms": statistics.quantiles(gaps, n=100)[98] * 1000,
         "gap_max_ms": max(gaps) * 1000,
         "calm_gap_p50_ms": statistics.median(calm_gaps) * 1000,
-        "prompt_alone_s": statistics.median(each.alone for each in rounds),
-        "prompt_s": statistics.median(each.beside for each in rounds),
-        "prompt_over_alone": statistics.median(each.beside / each.alone for each in rounds),
+        "prompt_alone_s": statistics.median(each.alone_seconds for each in rounds),
+        "prompt_s": statistics.median(each.beside_seconds for each in rounds),
+        "prompt_over_alone": statistics.median(
+            each.beside_seconds / each.alone_seconds for each in rounds
+        ),
     }
 
 
@@ -179,9 +180,11 @@ def main() -> None:
         num_tokens = arguments.prompt_tokens
         rounds: list[Beside] = []
         for number in range(1, arguments.rounds + 1):
-            rounds.append(measure_long_prompt(address, name, num_tokens, number))
+            took = measure_long_prompt(address, name, num_tokens, number)
+            rounds.append(took)
             print(
-                f"round {number}: {rounds[-1].alone:.1f} s alone, {rounds[-1].beside:.1f} s beside",
+                f"round {number}: {took.alone_seconds:.1f} s alone, "
+                f"{took.beside_seconds:.1f} s beside",
                 file=sys.stderr,
             )
         results = summarise(rounds)

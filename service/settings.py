@@ -207,7 +207,7 @@ class SchedulerSettings(_Group):
     target_itl_ms: Milliseconds = Field(
         default=_SCHEDULER.target_itl_seconds * 1000,
         description="Gap between tokens that running streams should keep beside prompts; half as "
-        "long again where less than 16 prompt tokens would fit",
+        "long again where fewer than 16 prompt tokens would fit",
     )
     aging_s: Seconds = Field(
         default=_SCHEDULER.aging_seconds,

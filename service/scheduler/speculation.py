@@ -42,7 +42,7 @@ class Speculation:
         self._target_seconds = config.target_itl_seconds
         self._cost = DecodeCost(costs)
         self._num_without = 0
-        """Steps since the last one with drafts."""
+        """Times that it was asked since the last one with drafts."""
         self._eog_tokens = eog_tokens
 
     def draft(

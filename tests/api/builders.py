@@ -26,7 +26,7 @@ from service.batches.batches import Batches
 from service.batches.config import BatchesConfig
 from service.chat.parser import TaggedParser, Tags
 from service.chat.prompt import plain
-from service.core.request import ThinkingBudget
+from service.core.request import FIRST_PRIORITY, ThinkingBudget
 from service.core.sampling import SamplingParams
 from service.errors import InvalidRequest
 from service.records.database import MEMORY
@@ -241,7 +241,8 @@ def build_service(  # noqa: PLR0913 - each is what some test is about
     registry = CollectorRegistry()
     metrics = Metrics(registry)
     anyone = Caller(
-        limits=config.pop("rate_limits", UNLIMITED), best_priority=config.pop("best_priority", -100)
+        limits=config.pop("rate_limits", UNLIMITED),
+        best_priority=config.pop("best_priority", FIRST_PRIORITY),
     )
     keys = ApiKeys(map(as_api_key, config.pop("api_keys", ())), anyone=anyone)
     limit_clock = config.pop("limit_clock", time.monotonic)

@@ -11,6 +11,7 @@ from service.api.internal_call import InternalCaller
 from service.api.keys import ApiKey, digest_key
 from service.api.rate_limits import ESTIMATED_ANSWER_TOKENS, RATE_LIMIT_HEADERS, RateLimits
 from service.batches.runner import Call
+from service.core.request import FIRST_PRIORITY
 from service.errors import EngineError, QueueFull
 from tests.api.builders import (
     MODEL,
@@ -36,7 +37,9 @@ BOTH = RateLimits(requests_per_minute=10, tokens_per_minute=10_000)
 AUTHORIZATION = {"Authorization": "Bearer one"}
 
 
-def key_of(name: str | None = "alice", key="one", weight=1.0, best_priority=-100, **limits):
+def key_of(
+    name: str | None = "alice", key="one", weight=1.0, best_priority=FIRST_PRIORITY, **limits
+):
     return ApiKey.of_digest(
         digest_key(key),
         name=name,
@@ -272,7 +275,7 @@ async def test_no_request_is_served_before_what_its_caller_may_have(
     is_open, fields, priority, tier
 ):
     keys = () if is_open else (key_of(best_priority=0),)
-    service = build_service(api_keys=keys, best_priority=0 if is_open else -100)
+    service = build_service(api_keys=keys, best_priority=0 if is_open else FIRST_PRIORITY)
     async with service.direct(headers=AUTHORIZATION) as http:
         answer = (await http.post(CHAT, json=hello(**fields))).json()
     assert service.engine.requests[0].priority == priority
