@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import psutil
 from rich.console import Console
@@ -23,6 +24,7 @@ from loadtests.server import read_metrics, running_service
 from service.chat.format import choose_format
 from service.chat.messages import Conversation, Message
 from service.chat.prompt import tokenize
+from service.core.kv import FlashAttention
 from service.llama.vocab import Vocab
 
 SLOT_LEN = 512
@@ -107,12 +109,14 @@ def measure_service(
 def measure(arguments: argparse.Namespace, console: Console) -> dict[int, list[Measurement]]:
     num_slots = max(arguments.streams)
     vocab = Vocab.load(arguments.model)
-    raw = RawLoop(arguments.model, num_slots, arguments.threads)
+    attention = ("--flash-attention", arguments.flash_attention)
+    raw = RawLoop(arguments.model, num_slots, arguments.threads, options=attention)
     results: dict[int, list[Measurement]] = {count: [] for count in arguments.streams}
     settings = {
         "model": str(arguments.model),
         "engine__contexts": f"{num_slots}x{SLOT_LEN}",
         "engine__threads": str(arguments.threads),
+        "engine__flash_attention": arguments.flash_attention,
         "scheduler__step_tokens": str(STEP_TOKENS),
         "scheduler__max_drafts": "0",  # the raw loop guesses nothing either
     }
@@ -172,6 +176,12 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=128, help="generated for each stream")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=psutil.cpu_count(logical=False) or 1)
+    parser.add_argument(
+        "--flash-attention",
+        choices=get_args(FlashAttention),
+        default="off",
+        help="on both sides; off is what the service chooses on a CPU",
+    )
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     arguments = parser.parse_args()
     summary = summarise(measure(arguments, Console(stderr=True)))
