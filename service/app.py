@@ -353,10 +353,7 @@ def _configure_api(settings: Settings) -> ApiConfig:
 
 def _configure_keys(settings: Settings) -> ApiKeys:
     """Raises SettingsError."""
-    anyone = Caller(
-        limits=_limit_rates(settings.limits), best_priority=settings.limits.best_priority
-    )
-    return ApiKeys(_list_keys(settings), anyone=anyone)
+    return ApiKeys(_list_keys(settings), anyone=_describe_anyone(settings.limits))
 
 
 def _list_keys(settings: Settings) -> list[ApiKey]:
@@ -364,25 +361,27 @@ def _list_keys(settings: Settings) -> list[ApiKey]:
 
     Raises SettingsError.
     """
-    limits, best_priority = _limit_rates(settings.limits), settings.limits.best_priority
-    described: list[ApiKey] = []
-    if settings.keys_file:
-        described = read_keys_file(settings.keys_file, limits, best_priority=best_priority)
+    anyone = _describe_anyone(settings.limits)
+    described = read_keys_file(settings.keys_file, anyone) if settings.keys_file else []
     known = {key.digest for key in described}
     listed = [digest_key(key.get_secret_value()) for key in settings.api_keys]
     plain = [
-        ApiKey.of_digest(digest, limits=limits, best_priority=best_priority)
+        ApiKey.of_digest(digest, limits=anyone.limits, best_priority=anyone.best_priority)
         for digest in listed
         if digest not in known
     ]
     return described + plain
 
 
-def _limit_rates(limits: LimitSettings) -> RateLimits:
-    return RateLimits(
-        requests_per_minute=limits.requests_per_minute or None,
-        tokens_per_minute=limits.tokens_per_minute or None,
-        max_concurrent=limits.max_concurrent or None,
+def _describe_anyone(limits: LimitSettings) -> Caller:
+    """Who calls without a key, and what a key may use of which nothing is said."""
+    return Caller(
+        limits=RateLimits(
+            requests_per_minute=limits.requests_per_minute or None,
+            tokens_per_minute=limits.tokens_per_minute or None,
+            max_concurrent=limits.max_concurrent or None,
+        ),
+        best_priority=limits.best_priority,
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
-from service.api.keys import ApiKey, digest_key
+from service.api.keys import ApiKey, Caller, digest_key
 from service.api.rate_limits import RateLimits
 from service.core.request import FIRST_PRIORITY, LAST_PRIORITY
 from service.errors import SettingsError
@@ -21,20 +21,15 @@ _MAX_NAME_LEN = 64
 _MIN_WEIGHT, _MAX_WEIGHT = 0.01, 100
 
 
-def read_keys_file(
-    path: Path, defaults: RateLimits, *, best_priority: int = FIRST_PRIORITY
-) -> list[ApiKey]:
-    """`defaults` and `best_priority` hold for who has none of its own; a limit of 0 is none.
+def read_keys_file(path: Path, defaults: Caller) -> list[ApiKey]:
+    """The limits and the best priority of `defaults` hold for who has none; a limit of 0 is none.
 
     Raises SettingsError, which never quotes a key.
     """
     try:
         document = tomllib.loads(path.read_text("utf-8"))
         tables = _list_tables(document)
-        keys = [
-            _Entry(number, table).read(defaults, best_priority)
-            for number, table in enumerate(tables, 1)
-        ]
+        keys = [_Entry(number, table).read(defaults) for number, table in enumerate(tables, 1)]
         _check_unique(keys)
     except OSError as error:
         raise _invalid(path, f"{error.strerror}; name a file that this user may read") from None
@@ -55,7 +50,7 @@ class _Entry:
         name = table.get("name")
         self._place = f"{_TABLE}[{number}]" + (f" ({name})" if _is_name(name) else "")
 
-    def read(self, defaults: RateLimits, best_priority: int) -> ApiKey:
+    def read(self, defaults: Caller) -> ApiKey:
         unknown = self._table.keys() - _FIELDS
         if unknown:
             self._refuse(
@@ -66,9 +61,9 @@ class _Entry:
             name=self._read_name(),
             weight=self._read_weight(),
             limits=RateLimits(
-                **{name: self._read_limit(name, getattr(defaults, name)) for name in _LIMITS}
+                **{name: self._read_limit(name, getattr(defaults.limits, name)) for name in _LIMITS}
             ),
-            best_priority=self._read_best_priority(best_priority),
+            best_priority=self._read_best_priority(defaults.best_priority),
         )
 
     def _read_name(self) -> str:
@@ -98,7 +93,9 @@ class _Entry:
     def _read_best_priority(self, default: int) -> int:
         priority = self._table.get("best_priority", default)
         if type(priority) is not int or not FIRST_PRIORITY <= priority <= LAST_PRIORITY:
-            self._refuse("best_priority", "must be a whole number from -100 to 100")
+            self._refuse(
+                "best_priority", f"must be a whole number from {FIRST_PRIORITY} to {LAST_PRIORITY}"
+            )
         return priority
 
     def _read_limit(self, name: str, default: int | None) -> int | None:

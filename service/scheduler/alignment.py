@@ -42,7 +42,8 @@ class Alignment:
             self._resume(token, len(self.source) - 1 if place is None else place)
             return None
         if self.source[self.next] == token:
-            self.next = self._bound(self.next + 1)
+            has_more = self.next + 1 < len(self.source)
+            self.next = self.next + 1 if has_more else None
             return True
         self._lost_at, self._num_lost = self.next, 0
         self.next = None
@@ -77,6 +78,3 @@ class Alignment:
         self.next = find_resumption(self.source, self._lost_at, token, end)
         if self.next is not None or self._num_lost >= PATIENCE:
             self._lost_at = None
-
-    def _bound(self, index: int) -> int | None:
-        return index if index < len(self.source) else None

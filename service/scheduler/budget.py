@@ -14,21 +14,21 @@ class StepBudget:
     """Dies with the step. Without `seconds`, which running streams leave, only tokens count."""
 
     def __init__(self, num_tokens: int, *, pace: Pace, seconds: float | None = None) -> None:
-        self._num_left = num_tokens
+        self._num_tokens = num_tokens
         self._num_taken = 0
         self._pace = pace
-        self._seconds = self._all_seconds = seconds
+        self._seconds = seconds
+        self._seconds_taken = 0.0
 
     def take(self, num_wanted: int, *, depth: int, least: int) -> int:
         """How many tokens of a prompt, behind `depth` others, are computed; `least` in any case."""
-        num = min(num_wanted, self._num_left)
-        if self._seconds is not None and self._all_seconds is not None:
-            num_small = self._pace.fit_small(self._all_seconds, depth) - self._num_taken
-            num = min(num, max(num_small, self._pace.fit(self._seconds, depth)))
-            num = max(num, least)
-            self._seconds -= num * self._pace.cost(depth)
+        num = max(0, min(num_wanted, self._num_tokens - self._num_taken))
+        if self._seconds is not None:
+            num_small = self._pace.fit_small(self._seconds, depth) - self._num_taken
+            num_fitting = self._pace.fit(self._seconds - self._seconds_taken, depth)
+            num = max(least, min(num, max(num_small, num_fitting)))
+            self._seconds_taken += num * self._pace.cost(depth)
         self._num_taken += num
-        self._num_left = max(0, self._num_left - num)
         return num
 
 

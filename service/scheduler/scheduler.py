@@ -426,24 +426,30 @@ class Scheduler:
         for row in rows:
             row.sort(key=_slot_index)
         self._planned = [sequence for row in rows for _, sequence, _ in row]
-        contexts = [
-            self._plan_context(class_index, row, is_decoding=class_index in decoding)
+        # What running streams leave of a step is its prompts', in whatever context these are.
+        has_prompts = any(not sequence.is_decoding for sequence in self._planned)
+        return [
+            self._plan_context(
+                class_index,
+                row,
+                is_decoding=class_index in decoding,
+                may_draft=not has_prompts,
+            )
             for class_index, row in enumerate(rows)
             if row
         ]
-        if any(not sequence.is_decoding for sequence in self._planned):
-            return contexts  # what running streams leave of a step is the prompts'
-        return [self._add_drafts(context, rows[context.class_index]) for context in contexts]
 
-    def _plan_context(self, class_index: int, row: list[Row], *, is_decoding: bool) -> ContextPlan:
+    def _plan_context(
+        self, class_index: int, row: list[Row], *, is_decoding: bool, may_draft: bool
+    ) -> ContextPlan:
         chunks = [chunk for _, _, chunk in row]
-        fillers = self._bridge_holes(class_index, row) if is_decoding else []
+        if not is_decoding:
+            return ContextPlan(class_index, chunks, [])
+        fillers = self._bridge_holes(class_index, row)
+        if may_draft:
+            sequences = [sequence for _, sequence, _ in row]
+            chunks = self._speculation.draft(sequences, chunks, fillers)
         return ContextPlan(class_index, chunks, fillers)
-
-    def _add_drafts(self, context: ContextPlan, row: list[Row]) -> ContextPlan:
-        sequences = [sequence for _, sequence, _ in row]
-        chunks = self._speculation.draft(sequences, context.chunks, context.fillers)
-        return ContextPlan(context.class_index, chunks, context.fillers)
 
     def _close_holes(self) -> None:
         """Keep running slots together, so that they decode in one pass."""

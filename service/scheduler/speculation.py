@@ -100,25 +100,24 @@ class Speculation:
 
     def _guess(self, sequences: Line[Sequence], *, is_trial: bool) -> list[_Guess]:
         """Of those whose guesses were right often enough to pay if all had some."""
+        needed = self._list_needed(len(sequences))
         guesses: list[_Guess] = []
         for index, sequence in enumerate(sequences):
             drafter = sequence.drafter
             if drafter is None:
                 continue
             drafts = self._cut(sequence.draft(self._max_drafts))
-            if drafts and (
-                self._may_pay(drafter, len(sequences)) or (is_trial and drafter.trust > TRIAL_TRUST)
-            ):
+            if drafts and (_pays(drafter, needed) or (is_trial and drafter.trust > TRIAL_TRUST)):
                 guesses.append(_Guess(index, sequence, drafts))
         return guesses
 
-    def _may_pay(self, drafter: Drafter, num_rows: int) -> bool:
-        """Whether some number of guesses behind each row would."""
-        plain = GAIN / self._cost.seconds(1, num_rows)
-        return any(
-            drafter.expect(num_drafts) / self._cost.seconds(1, num_rows * (1 + num_drafts)) > plain
+    def _list_needed(self, num_rows: int) -> list[float]:
+        """Tokens that 1, 2, … guesses behind each row must give it, so that they pay."""
+        plain = self._cost.seconds(1, num_rows)
+        return [
+            GAIN * self._cost.seconds(1, num_rows * (1 + num_drafts)) / plain
             for num_drafts in range(1, self._max_drafts + 1)
-        )
+        ]
 
     def _cut(self, drafts: Tokens) -> Tokens:
         """Before a token that ends the sequence: nothing is computed behind that."""
@@ -155,3 +154,7 @@ class Speculation:
         if limit == 0:
             return GAIN * num_tokens / seconds
         return num_tokens / seconds if seconds <= self._target_seconds else 0.0
+
+
+def _pays(drafter: Drafter, needed: list[float]) -> bool:
+    return any(drafter.expect(num) > tokens for num, tokens in enumerate(needed, start=1))

@@ -6,14 +6,15 @@ import pytest
 
 from service.api.keys import ApiKey, ApiKeys, Caller, digest_key
 from service.api.keys_file import read_keys_file
-from service.api.rate_limits import UNLIMITED, RateLimits
+from service.api.rate_limits import RateLimits
 from service.errors import SettingsError
 
 SECRET = "sk-a-long-secret"
 DIGEST = hashlib.sha256(SECRET.encode()).hexdigest()
+ANYONE = Caller()
 
 
-def read(tmp_path, text, defaults=UNLIMITED):
+def read(tmp_path, text, defaults=ANYONE):
     path = tmp_path / "keys.toml"
     path.write_text(text)
     return read_keys_file(path, defaults)
@@ -61,7 +62,7 @@ def test_a_key_and_its_hash_say_the_same(tmp_path):
 
 
 def test_a_limit_that_is_not_there_is_the_default_and_0_is_none(tmp_path):
-    defaults = RateLimits(requests_per_minute=10, tokens_per_minute=20)
+    defaults = Caller(limits=RateLimits(requests_per_minute=10, tokens_per_minute=20))
     text = f'[[callers]]\nname = "a"\nkey = "{SECRET}"\nrequests_per_minute = 0'
     [key] = read(tmp_path, text, defaults)
     assert key.caller.limits == RateLimits(tokens_per_minute=20)
@@ -110,10 +111,10 @@ def test_what_is_wrong_is_named_with_what_to_write_and_no_key_is_quoted(tmp_path
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(SettingsError, match=r"nothing\.toml: No such file"):
-        read_keys_file(tmp_path / "nothing.toml", UNLIMITED)
+        read_keys_file(tmp_path / "nothing.toml", ANYONE)
     (tmp_path / "latin.toml").write_bytes(b"# \xe9")
     with pytest.raises(SettingsError, match="UTF-8"):
-        read_keys_file(tmp_path / "latin.toml", UNLIMITED)
+        read_keys_file(tmp_path / "latin.toml", ANYONE)
 
 
 def test_nothing_that_is_kept_has_a_key_in_it(tmp_path):

@@ -3,8 +3,9 @@
 import re
 import tomllib
 
+from service.api.keys import Caller
 from service.api.keys_file import read_keys_file
-from service.api.rate_limits import ESTIMATED_ANSWER_TOKENS, RATE_LIMIT_HEADERS, UNLIMITED
+from service.api.rate_limits import ESTIMATED_ANSWER_TOKENS, RATE_LIMIT_HEADERS
 from service.settings import list_settings
 from tests.deploy.observation import ROOT
 
@@ -27,7 +28,7 @@ def test_the_example_is_a_file_of_keys(tmp_path):
     [example] = re.findall(r"```toml\n(.*?)```", DOCUMENT, re.DOTALL)
     path = tmp_path / "keys.toml"
     path.write_text(example)
-    names = [key.caller.name for key in read_keys_file(path, UNLIMITED)]
+    names = [key.caller.name for key in read_keys_file(path, Caller())]
     assert names == [table["name"] for table in tomllib.loads(example)["callers"]]
 
 
